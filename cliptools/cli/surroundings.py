@@ -106,10 +106,10 @@ def refuse_plain_variables(tool: str, options: Iterable[click.Parameter]) -> Non
 
 
 def refuse_idle(names: Iterable[str], reason: str) -> None:
-    """Reject options of the command line that have no effect in this run.
+    """Reject options of the command line that ask for something which this run does not give.
 
-    The values of environment variables are for all commands and runs, so they are not rejected; nor is anything where no command
-    runs.
+    Options that say how images are read and computed with (--seed, --device, --strict, --batch-size and the like) are not
+    rejected, as scripts pass them to all commands; nor are environment variables.
 
     Args:
         names: Parameters, as the options' dataclass names them.

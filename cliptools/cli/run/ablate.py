@@ -97,11 +97,6 @@ def _check_effects(options: AblateOptions) -> None:
         refuse_idle(("components",), "without --reconstruct pc")
     if not is_label_file(options.labels):
         refuse_idle(("image_column", "label_column"), "without --labels FILE")
-    rendered = not options.paths and not is_label_file(options.labels) and options.groups is None
-    if rendered:
-        refuse_idle(("max_pixels", "skip_bad_shards"), "on rendered scenes")
-    elif options.sample is None and options.groups is None:
-        refuse_idle(("seed",), "without --sample or --groups, on images that are all read")
 
 
 def _request(options: AblateOptions) -> AblateRequest:

@@ -41,9 +41,6 @@ PAINTING = (
     "guidance",
     "dtype",
     "offload",
-    "batch_size",
-    "strict",
-    "max_pixels",
 )
 JUDGING = ("judge_preprocess", "judge_classes", "judge_top")
 """Parameters of the three parts of the work."""
@@ -123,8 +120,6 @@ def _check_effects(options: AdvgenOptions) -> None:
         refuse_idle((*PAINTING, *JUDGING, "judge"), "with --captions-only, which paints nothing")
         if options.output_format == "table":
             raise UsageError("--captions-only writes JSON lines, which --images-only reads: leave out -f table")
-        if options.llm == TEMPLATE:
-            refuse_idle(("device",), "with --captions-only --llm template, which load no model")
     if options.judge is None:
         refuse_idle(JUDGING, "without --judge")
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from cliptools.analysis.concepts import Neurons, Score
 from cliptools.cli.app import Batching, Output, Sampling, choose_format, parse_layers
 from cliptools.cli.run.bundle_output import read_neurons
-from cliptools.cli.surroundings import refuse_idle
 from cliptools.errors import CliptoolsError, ImageError, UsageError
 from cliptools.front.concepts import NEEDED_TENSORS, ConceptsRequest, Task, describe_images, prepare, recall_record, row_table
 from cliptools.front.images import Reading
@@ -106,8 +105,6 @@ def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     if options.resume and resumable is None:
         raise UsageError("--resume needs -o FILE with JSON lines, without --evaluate or -f table")
-    if options.sample is None and options.neurons != "random":
-        refuse_idle(("seed",), "without --sample or --neurons random")
 
 
 def _read_earlier(part_file: KeptLines, task: Task) -> EarlierRun:

@@ -53,8 +53,6 @@ def run(options: DecomposeOptions) -> None:
         raise UsageError("--resume needs -o FILE: the run continues from FILE.part")
     if options.method == "textspan":
         refuse_idle(("resume",), "with --method textspan, whose texts are not kept while it runs")
-    if not options.verify:
-        refuse_idle(("batch_size",), "without --verify")
     effects = read_neurons(options.bundle, device=options.device)
     with kept_parts(options.output, options.resume) as parts:
         bundle = decompose(

@@ -70,31 +70,15 @@ def run(options: EditOptions) -> None:
     _check_outputs(options)
     request, choice = _request(options), _choice(options)
     request.check()
-    _check_effects(options)
     bundle, lines = _read_units(options)
     if lines is None and not (options.sees or options.writes):
-        refuse_idle(("pool", "templates", "no_cache"), "without --sees or --writes, as no text is embedded")
+        refuse_idle(("pool", "templates"), "without --sees or --writes, as no text is embedded")
     record = _write(options, bundle, lines, request, choice)
     with text_output(None) as stream:
         if output_format == "table":
             stream.write(rendered(*edit_table([record])))
         else:
             write_record(stream, record)
-
-
-def _check_effects(options: EditOptions) -> None:
-    """Reject options for images where none are read, and a seed where nothing is drawn.
-
-    Raises:
-        UsageError: there is one.
-    """
-    if options.paths and options.sample is None:
-        refuse_idle(("seed",), "without --sample, on images that are named")
-    if options.how == "null" and not options.choose:
-        reading = ("seed", "strict", "batch_size", "workers", "max_pixels", "skip_bad_shards")
-        refuse_idle(reading, "with --how null, which takes no means over images")
-    if not options.paths and not options.choose:
-        refuse_idle(("max_pixels", "skip_bad_shards"), "on rendered scenes")
 
 
 def _check_outputs(options: EditOptions) -> None:

@@ -14,7 +14,7 @@ import torch
 from cliptools.cli.app import Measuring, Output, Sampling, history_arguments, parse_layers, parse_percentage
 from cliptools.cli.run.bundle_output import emit
 from cliptools.cli.run.shards import bundle_format, write_partial
-from cliptools.cli.surroundings import LONGEST_NUMBER, refuse_idle
+from cliptools.cli.surroundings import LONGEST_NUMBER
 from cliptools.console import count_of, note, summarise
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, UsageError
@@ -79,8 +79,6 @@ def run(options: EffectsOptions) -> None:
         name: getattr(options, name) for name in EffectsRequest.__dataclass_fields__ if name not in ("images", "keep", "layers")
     }
     shard = _shard_option(options, output_format)
-    if not options.paths:
-        refuse_idle(("max_pixels", "skip_bad_shards"), "on rendered scenes")
     arguments["keep"] = parse_percentage(options.keep, "--keep") if options.keep else None
     arguments["layers"] = parse_layers(options.layers) if options.layers else None
     if options.per_image is not None and options.output is not None and options.per_image.resolve() == options.output.resolve():

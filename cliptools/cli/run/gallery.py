@@ -68,10 +68,8 @@ def run(options: GalleryOptions) -> None:
         raise UsageError("-o writes one file and --folder many: give only one of them")
     if options.maps is not None and options.explained is None:
         raise UsageError("--maps needs --explained, whose records name the maps")
-    if not options.images_from:
-        refuse_idle(("skip_bad_shards",), "without --images-from")
-        if not (options.masks or options.fooled or options.maps):
-            refuse_idle(("pixels", "max_pixels"), "without --images-from, --masks, --fooled or --maps, whose pictures are files")
+    if not (options.images_from or options.masks or options.fooled or options.maps):
+        refuse_idle(("pixels",), "without --images-from, --masks, --fooled or --maps, whose pictures are files")
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
     with stream:
         bundle = read_bundle(stream, name)

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from cliptools.cli.app import Batching, Output, Sampling, choose_format
 from cliptools.cli.run.bundle_output import read_neurons
-from cliptools.cli.surroundings import refuse_idle
 from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
@@ -56,8 +55,6 @@ def run(options: JudgeOptions) -> None:
     request.check()
     if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
-    if not options.paths:
-        refuse_idle(("skip_bad_shards",), "without a PATH, as scenes are rendered")
     _check_outputs(options)
     bundle = read_neurons(options.bundle, *NEEDED_TENSORS, option="--bundle FILE", device=options.device)
     result = judged(bundle, list(options.paths) or None, request)

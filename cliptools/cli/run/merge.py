@@ -14,7 +14,6 @@ import numpy as np
 from cliptools.cli.app import Measuring, Output, history_arguments, parse_percentage
 from cliptools.cli.run.bundle_output import emit
 from cliptools.cli.run.shards import bundle_format, joined_embeddings, read_partial, write_partial
-from cliptools.cli.surroundings import refuse_idle
 from cliptools.console import count_of, note, summarise, warn
 from cliptools.emoji.render import scenes_for
 from cliptools.errors import CliptoolsError, UsageError
@@ -43,9 +42,6 @@ from cliptools.unit_effects.select import Choice, factored_effect, recorded_dict
 
 TOOL = "clip-merge"
 NAMED_UNITS = 5  # uncertain units that the warning names
-FILES = ("max_pixels", "skip_bad_shards")
-READING = (*FILES, "strict", "batch_size", "workers")
-"""Parameters that have an effect only where images are read again; FILES only where they are files."""
 NOT_RECORDED = ("parts", "partial", "images")  # not in the history; --images only settles uncertain units
 
 
@@ -121,7 +117,6 @@ def _check_partial(options: MergeOptions, output_format: str) -> None:
     for name in ("images", "keep", "thumbnails"):
         if getattr(options, name):
             raise UsageError(f"--{name} applies to the bundle of all shards and does not go with --partial")
-    refuse_idle((*READING, "device"), "with --partial, which reads no images and loads no model")
     if output_format != "safetensors":
         raise UsageError(f"--partial writes a partial, which is not {output_format}; name a file (-o FILE.safetensors)")
 
@@ -248,16 +243,13 @@ def _listed_images(partials: PartialSet, options: MergeOptions) -> NumberedImage
 
     Raises:
         CliptoolsError: the images differ from those of the shards.
-        UsageError: an option for reading images is given, and none are read.
     """
     settings_record, expected = partials.header.settings, partials.header.images
     if options.images:
         source: ImageSource = open_images(options.images)
     elif settings_record["rendered"]:
-        refuse_idle(FILES, "on rendered scenes")
         source = scenes_for(partials.header.model["name"], expected["listed"], settings_record["seed"])
     else:
-        refuse_idle(READING, "without --images")
         return None
     reading = Reading(batch_size=options.batch_size, workers=options.workers, strict=options.strict)
     images = number_images(source, settings_record["limit"], settings_record["sample"], settings_record["seed"], reading)

@@ -59,7 +59,8 @@ def run(options: SheetOptions) -> None:
         ImageError: An image cannot be read, with --strict.
     """
     check_sheet(options.output, "-o")
-    _check_effects(options)
+    if options.units:
+        refuse_idle(("sort", "head"), "with --units, which are all drawn in their own order")
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
     with stream:
         bundle = read_bundle(stream, name)
@@ -74,22 +75,6 @@ def run(options: SheetOptions) -> None:
     with binary_output(options.output) as stream:
         note = OUTLINE_NOTE if options.outlines else ""
         stream.write(sheet_bytes(len(rows), sheet_rows, bundle, options.output, note))
-
-
-def _check_effects(options: SheetOptions) -> None:
-    """Reject options that have no effect without another one.
-
-    Raises:
-        UsageError: there is one.
-    """
-    if not options.outlines:
-        refuse_idle(("device",), "without --outlines, for which alone a model is loaded")
-    if not options.images_from:
-        refuse_idle(("max_pixels", "skip_bad_shards"), "without --images-from, as no file is read")
-        if not options.outlines:
-            refuse_idle(("strict",), "without --images-from or --outlines, as thumbnails are pictures of the bundle")
-    if options.units:
-        refuse_idle(("sort", "head"), "with --units, which are all drawn in their own order")
 
 
 def _pictures(bundle: Bundle, rows: Int[np.ndarray, " unit"], options: SheetOptions) -> list[list[Image.Image | None]]:

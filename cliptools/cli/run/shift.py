@@ -171,9 +171,6 @@ def _check_effects(options: ShiftOptions) -> None:
         refuse_idle(("group_column",), "without --groups")
     if options.by == "text":
         refuse_idle(("units_per_concept",), "with --by text, which uses no units")
-    looks = options.concepts and options.by != "text" and options.choose != "overlap" and not options.baseline
-    if options.sample is None and not looks:
-        refuse_idle(("seed",), "without --sample or a choice of units by images")
 
 
 def _check_words(options: ShiftOptions) -> None:

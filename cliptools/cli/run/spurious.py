@@ -13,7 +13,6 @@ from rich.table import Table
 from cliptools.analysis.spurious import By
 from cliptools.cli.app import Output, choose_format, parse_layers
 from cliptools.cli.run.bundle_output import read_neurons
-from cliptools.cli.surroundings import refuse_idle
 from cliptools.errors import UsageError
 from cliptools.front.mismatch import HEAD, SHOWN_UNITS, MismatchRequest, mismatch_records, mismatch_table, require_read
 from cliptools.front.spurious import (
@@ -71,8 +70,6 @@ def run(options: SpuriousOptions) -> None:
     for name in ("pool", "alike"):
         if getattr(options, name):
             raise UsageError(f"--{name} works only together with --mismatch or --cue")
-    if not options.by.startswith("random"):
-        refuse_idle(("seed",), "without --by random or random-overlap")
     request = _request(options)
     bundle = read_neurons(options.bundle, *NEEDED_TENSORS, device=options.device)
     _write(options, spurious_records(bundle, request), spurious_table)

@@ -102,10 +102,7 @@ def _check_effects(options: TopOptions) -> None:
     if options.above is not None:
         refuse_idle(("images_per_unit",), "with --above, which takes all listed images above a norm")
     if options.files:
-        reading = ("strict", "max_pixels", "batch_size", "workers", "device", "inertia_images")
-        refuse_idle(reading, "with --files, which reads no image and loads no model")
-    if not options.paths:
-        refuse_idle(("max_pixels", "skip_bad_shards"), "without a PATH, as no file is read")
+        refuse_idle(("inertia_images",), "with --files, which reads no image")
 
 
 def _write_files(options: TopOptions) -> None:
