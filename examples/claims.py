@@ -56,7 +56,7 @@ def second_order(tables: Tables) -> Iterator[Claim]:
         f"of the first half, {early}: {points(gain[early])}",
         NOT if not late else HOLDS if certain else PARTLY, "ablation.csv",
     )  # fmt: skip
-    together = next(name for name in ablated_layers if " " in name)
+    together = tables.layers_together("ablation")
     ablated = tables.top1("ablation", change="all", layers=together)
     small, large, pc = (tables.gain("ablation", change=kind, layers=together) for kind in ("small", "large", "pc"))
     yield Claim(

@@ -5,6 +5,9 @@ PYTHON  ?= $(firstword $(wildcard $(ROOT)/.venv/bin/python) python3)
 RESULTS := $(ROOT)/examples/results
 comma   := ,
 
+# Records of clip-ablate as a table, below the command line that makes the table. $(1): end of this command line, $(2): the records.
+table = { echo "\# make -C examples -f $(1)"; jq -rs -f $(ROOT)/examples/ablations.jq $(2) | tr -d '"'; } > $@
+
 export PATH := $(ROOT)/bin:$(PATH)
 export PYTHONPATH := $(ROOT)
 export SHELLOPTS := pipefail

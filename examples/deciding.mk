@@ -13,7 +13,6 @@ DENSE := $(wildcard $(RESULTS)/dense/*.csv)
 SIZE_vit := 64
 SIZE_rn  := 128
 ablate = clip-ablate $(WORK)/$(1)/images --classes $(WORK)/$(1)/classes.txt
-table = { echo "\# make -C examples -f deciding.mk"; jq -rs -f $(ROOT)/examples/ablations.jq $(1) | tr -d '"'; } > $@
 
 .PHONY: all few
 all: $(RESULTS)/deciding.csv
@@ -40,11 +39,11 @@ $(WORK)/%/scenes.jsonl:
 
 $(RESULTS)/few-vit.csv: $(FIRST) $(WORK)/vit/scenes.jsonl
 	$(call ablate,vit) --layers 5-6 --ablate all,large,small --reconstruct pc --bundle $< -f jsonl > $(WORK)/vit.jsonl
-	$(call table,$(WORK)/vit.jsonl)
+	$(call table,deciding.mk,$(WORK)/vit.jsonl)
 
 $(RESULTS)/few-rn.csv: $(PAIRS) $(WORK)/rn/scenes.jsonl
 	$(call ablate,rn) --keep 20% $(foreach bundle,$(wordlist 1,2,$^),--bundle $(bundle)) -f jsonl > $(WORK)/rn.jsonl
 	$(call ablate,rn) --reconstruct pc --components 1 --bundle $(word 2,$^) -f jsonl >> $(WORK)/rn.jsonl
 	$(call ablate,rn) --reconstruct words --words-along direction --m 1,64 \
 		$(foreach bundle,$(wordlist 3,4,$^),--bundle $(bundle)) -f jsonl >> $(WORK)/rn.jsonl
-	$(call table,$(WORK)/rn.jsonl)
+	$(call table,deciding.mk,$(WORK)/rn.jsonl)

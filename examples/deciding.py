@@ -53,14 +53,9 @@ def exact(value: float) -> Share:
     return Share(value, value, value)
 
 
-def layers_together(tables: Tables, name: str = "ablation") -> str:
-    """Return the layers that were ablated together, of the default of clip-effects."""
-    return next(row.text("layers") for row in tables.rows(name, change="all") if " " in row.text("layers"))
-
-
 def small(tables: Tables, name: str = "ablation", layers: str | None = None) -> Share:
     """Return the change of accuracy once the small effects of layers are at their means."""
-    return tables.gain(name, change="small", layers=layers or layers_together(tables, name))
+    return tables.gain(name, change="small", layers=layers or tables.layers_together(name))
 
 
 def component(tables: Tables, name: str = "pcs", units: str = "neurons", components: str = "1") -> Share:
@@ -132,7 +127,7 @@ FINDINGS = (
 
 def others(tables: Tables) -> Iterator[tuple[int, str, str, str, Share]]:
     """Yield for findings, by number: what is varied, the setting of claims.csv, the other one, and the figure there."""
-    together = layers_together(tables)
+    together = tables.layers_together("ablation")
     layers = sorted({row.text("layers") for row in tables.rows("ablation", change="small")} - {together}, key=len)
     for layer in sorted(name for name in layers if name.isdigit() and name in together.split()):
         yield 0, "depth at which effects are read", f"layers {together}", f"layer {layer}", small(tables, layers=layer)

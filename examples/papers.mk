@@ -20,7 +20,4 @@ EFFECTS = clip-effects $(if $(IMAGES),$(IMAGES),--limit $(SCENES)) --model $(MOD
 ABLATE  = clip-ablate $(if $(LABELLED),$(LABELLED),--limit $(COUNT)) $(LABELS:%=--labels %) $(CLASSES:%=--classes %) $(OPTIONS) -f jsonl
 CURVES  = $(PYTHON) $(ROOT)/examples/curves.py
 
-# Records of clip-ablate as a table, below the command line that makes the table. $(1): end of this command line, $(2): the records.
-table = { echo "\# make -C examples -f $(1)"; jq -rs -f $(ROOT)/examples/ablations.jq $(2) | tr -d '"'; } > $@
-
 .PHONY: all

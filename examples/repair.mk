@@ -60,7 +60,7 @@ $(WORK)/$(1)-%-effects.safetensors:
 	mkdir -p $(WORK)
 	clip-effects --model $(1) --limit $(SCENES) --seed $$* $(KEEP_$(1)) -o $$@
 $(WORK)/$(1)-%.csv: repair.py $(WORK)/$(1)-%-groups/scenes.jsonl $(WORK)/$(1)-%-effects.safetensors repair_heads.py
-	$(PYTHON) $$< $$(dir $$(word 2,$$^)) $$(word 3,$$^) > $$@
+	$(PYTHON) $$< $$(dir $$(word 2,$$^)) $$(word 3,$$^) $$@
 $(WORK)/$(1)-%-findings.jsonl: $(WORK)/$(1)-%-effects.safetensors
 	clip-spurious --mismatch --head $(FINDINGS) --neurons $(UNITS_$(1)) $$< > $$@
 $(WORK)/$(1)-%-unnamed.safetensors: $(WORK)/$(1)-%-findings.jsonl $(WORK)/$(1)-%-effects.safetensors

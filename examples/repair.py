@@ -1,11 +1,15 @@
 """Repair the planted pairs of embedded models, one at a time, and measure the four groups of each pair before and after.
 
     clip-scenes --groups --count 200 --seed 0 --out-dir GROUPS; clip-effects --seed 1 -o BUNDLE.safetensors
-    python repair.py GROUPS BUNDLE.safetensors…
+    python repair.py GROUPS BUNDLE.safetensors [TABLE.csv]
+
+The edits of a pair are kept in TABLE.csv.part as soon as they are measured, and a run that was interrupted goes on from there,
+to the same bytes. Without TABLE.csv, the table goes to standard output, and nothing is kept.
 
 A pair (class A, cue B) has four groups: A or another class C, beside B or beside another thing. Units that see B and write A
 are edited so that they no longer write along A (`null`), or stand at their means (`zero`). Their number is the one of 5, 10,
-20, … that is best on validation scenes; the controls edit as many units of the same bundle in the same way: random ones, those
+20, … that is best on validation scenes, or 0, no edit, if none raises the worst group without a loss of more than LOSS in
+another (clip-edit --choose ends there); the controls edit as many units of the same bundle in the same way: random ones, those
 that write A most, those that see B most, and `blind`: units that write A as strongly as the edited ones, but see B least. Two
 baselines change outputs, not weights: `heads` puts the direct effects of whole heads at their means, those of largest variance
 along the text of the cue (repair_heads.py; 1, 2, 4, … of them, chosen like the units), `projection` removes the cue's direction
@@ -16,9 +20,11 @@ the paired difference.
 """
 
 import csv
+import hashlib
+import io
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +47,8 @@ from cliptools.front.edit_choose import ChoiceRequest, Grouped, best_trial, meas
 from cliptools.front.vocabulary import default_vocabulary_of
 from cliptools.images.classification.grouped import SCENES, open_grouped
 from cliptools.io.bundle import Bundle
+from cliptools.io.cache import KeptRecords, kept_records
+from cliptools.io.files import text_output
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
 from cliptools.models.text_encoder import class_templates, encode_named
@@ -84,7 +92,7 @@ class Repairs:
     """The repairs of one model with one bundle."""
 
     def __init__(self, groups: Path, path: Path) -> None:
-        self.groups, self.bundle = groups, require_neurons(read(path), "read")
+        self.groups, self.path, self.bundle = groups, path, require_neurons(read(path), "read")
         self.model: LoadedModel = load_recorded_model(self.bundle.header.model, "cpu", "fp32")
         self.seed = int(self.bundle.header.history[0]["arguments"].get("seed", 0))
         self.names = [concept.name for concept in concepts()]
@@ -97,6 +105,33 @@ class Repairs:
     def pairs(self) -> bool:
         """True for neuron-head pairs, false for neurons."""
         return bool(self.bundle["unit"][0, 2] >= 0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the measurements depend on."""
+        files = {"scenes": self.groups / "scenes.jsonl", "bundle": self.path}
+        files |= {name: Path(__file__).with_name(f"{name}.py") for name in ("repair", "repair_heads")}
+        digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+        return digests | {"single": SINGLE, "means": MEANS, "loss": LOSS}
+
+    def all(self, kept: KeptRecords | None) -> Iterator[dict[tuple[str, str], Measured]]:
+        """Yield the edits of every pair by the names of the units and of the edit, those that an earlier run has kept first.
+
+        Raises:
+            CliptoolsError: the earlier run had other scenes, another bundle or another version of this study.
+        """
+        earlier = [] if kept is None else list(kept.records(self.settings))
+        for number, plant in enumerate(plants()):
+            if number < len(earlier):
+                self.rng.permutation(self.bundle.units)  # as `pair` draws, so that the draws for later pairs are the same
+                self.rng.integers(2**31)
+                yield {(edit["units"], edit["edit"]): measured_of(edit) for edit in earlier[number]["edits"]}
+                continue
+            edits = {(units, edit): measured for units, edit, measured in self.pair(plant)}
+            if kept is not None:
+                kept.append({"edits": [{"units": u, "edit": e} | record_of(measured) for (u, e), measured in edits.items()]})
+            print(f"{self.path}: {self.names[plant.named]}", file=sys.stderr, flush=True)
+            yield edits
 
     @cached_property
     def heads(self) -> WholeHeads:
@@ -170,7 +205,9 @@ class Repairs:
         return [count for power in range(12) if (count := 5 * 2**power) <= most]
 
     def weights(self, rows: Int[np.ndarray, " u"], named: str, how: str) -> Weights:
-        """Return the changed weights of the edit of some units."""
+        """Return the changed weights of the edit of some units; of no unit there are none."""
+        if not len(rows):
+            return {}
         part: Bundle = self.bundle.select(np.sort(rows))
         scenes = None if how == "null" or self.pairs else MEANS  # a null edit takes no means, and pairs have theirs in the bundle
         edited = ct.edit(part, writes=named, how=how, model=self.model, limit=scenes)
@@ -239,13 +276,24 @@ def without(M: Float[Tensor, "b d"], s: Float[Tensor, " d"]) -> Float[Tensor, "2
 
 
 def best_count(groups: Float[np.ndarray, "edit group"], counts: Sequence[int]) -> int:
-    """Return the best number of units by accuracies of the untouched model, then of each number; if none is better, the first."""
+    """Return the best number of units by accuracies of the untouched model, then of each number; 0 if none is better."""
     worst, least = int(groups[0].argmin()), groups[1:].min(1)
     loss = np.delete(groups[0] - groups[1:], worst, axis=1).max(1)
     try:
         return counts[best_trial(counts, least.tolist(), loss.tolist(), float(groups[0].min()), LOSS)]
     except ct.CliptoolsError:
-        return counts[0]
+        return 0
+
+
+def record_of(measured: Measured) -> dict[str, Any]:
+    """Return a measurement as it is kept."""
+    return {name: value if isinstance(value, int) else value.tolist() for name, value in measured._asdict().items()}
+
+
+def measured_of(record: dict[str, Any]) -> Measured:
+    """Return a measurement that was kept."""
+    groups = (np.array(record[name], np.float64) for name in ("before", "after"))
+    return Measured(record["count"], *groups, np.array(record["right"], bool))
 
 
 def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> dict[str, object]:
@@ -266,15 +314,27 @@ def row(repairs: Repairs, units: str, edit: str, measured: list[Measured]) -> di
     return fixed | shown | {"count": f"{np.mean([one.count for one in measured]):.0f}", "scenes": right.shape[1]}
 
 
-if __name__ == "__main__":
-    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+def table(repairs: Repairs, pairs: Iterable[dict[tuple[str, str], Measured]]) -> bytes:
+    """Return the table of one model and one seed."""
+    results: dict[tuple[str, str], list[Measured]] = {}
+    for edits in pairs:
+        for key, measured in edits.items():
+            results.setdefault(key, []).append(measured)
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for name in sys.argv[2:]:
-        repairs = Repairs(Path(sys.argv[1]), Path(name))
-        results: dict[tuple[str, str], list[Measured]] = {}
-        for plant in plants():
-            for units, edit, one in repairs.pair(plant):
-                results.setdefault((units, edit), []).append(one)
-            print(f"{name}: {repairs.names[plant.named]}", file=sys.stderr, flush=True)
-        writer.writerows(row(repairs, units, edit, measured) for (units, edit), measured in results.items())
-        sys.stdout.flush()
+    writer.writerows(row(repairs, units, edit, measured) for (units, edit), measured in results.items())
+    return lines.getvalue().encode()
+
+
+def main(groups: Path, bundle: Path, output: Path | None = None) -> None:
+    """Write the table."""
+    repairs = Repairs(groups, bundle)
+    with kept_records(output, resume=True) as kept:
+        rows = table(repairs, repairs.all(kept))
+        with text_output(output) as stream:
+            stream.write(rows)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

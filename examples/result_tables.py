@@ -133,6 +133,10 @@ class Tables:
         half = 1.96 * math.sqrt((1 - row.number("agreement")) / row.number("n"))
         return Share(middle, middle - half, middle + half)
 
+    def layers_together(self, name: str) -> str:
+        """Return the layers that a table of ablations has together, those of the default of clip-effects."""
+        return next(row.text("layers") for row in self.rows(name, change="all") if " " in row.text("layers"))
+
     def _all(self, name: str) -> list[Row]:
         if name not in self._rows:
             path = self.folder / f"{name}.csv"

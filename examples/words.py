@@ -21,9 +21,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 
-from cliptools.analysis.cosy import AUC, cosy_scores
 from cliptools.analysis.presence import UnitGroup, correlations
-from cliptools.analysis.word_metrics import mean_interval
+from cliptools.analysis.word_metrics import AUC, cosy_scores, mean_interval
 from cliptools.front.bundles import read, require_neurons
 from cliptools.front.images import Reading
 from cliptools.front.judge_images import measure, measure_pictures, open_judged, true_presence

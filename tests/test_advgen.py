@@ -265,7 +265,7 @@ def wrong(**fields: Any) -> bytes:
 )  # fmt: skip
 def test_bad_input_is_one_line(arguments: tuple, stdin: Any, status: int, said: str) -> None:
     given = stdin() if callable(stdin) else stdin
-    defaults = () if "--llm" in arguments else ("--llm", "template")
+    defaults = () if {"--llm", "--images-only"} & {*arguments} else ("--llm", "template")
     done = inside("advgen", *defaults, "-f", "jsonl", *arguments, stdin=given)
     assert said in error(done) and done.returncode == status
 

@@ -74,7 +74,7 @@ def test_scripts_are_those_that_are_made() -> None:
 def test_every_text_is_told_or_cannot_be() -> None:
     for name, command in COMMANDS.items():
         for parameter in command.params:
-            if parameter.type is click.STRING:
+            if type(parameter.type) is type(click.STRING) and not parameter.multiple:
                 assert parameter.name in NOT_TOLD, f"{name} {parameter.name}: say in COMPLETED what a shell can offer"
     assert not NOT_TOLD & set(COMPLETED)
 
@@ -152,6 +152,22 @@ def test_nothing_that_takes_time_is_imported(line: str) -> None:
     asked = {f"_{name.upper().replace('-', '_')}_COMPLETE": "fish_complete", "COMP_WORDS": line, "COMP_CWORD": ""}
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=os.environ | asked, check=False)
     assert ended.returncode == 0 and len(ended.stdout.splitlines()) >= 3, ended.stderr.decode()
+
+
+def test_no_option_takes_a_value_that_says_nothing_or_that_no_bundle_holds() -> None:
+    checked = 0
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            if not isinstance(option, click.Option) or option.multiple or option.is_flag:
+                continue
+            values = {"text": ("", " "), "float": ("nan", "inf", "1e400"), "integer": (str(1 << 63), str(10**30))}
+            kind = option.type.name.removesuffix(" range")
+            for value in values.get(kind, ()):
+                with pytest.raises(click.BadParameter):
+                    option.type.convert(value, option, None)
+                    pytest.fail(f"{name} {option.opts[0]} takes {value!r}")
+                checked += 1
+    assert checked > 300
 
 
 def test_environment_goes_by_the_name_that_is_typed(run: Run, folder: Path) -> None:

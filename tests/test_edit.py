@@ -43,7 +43,8 @@ def edit(units: Any, **arguments: Any) -> ct.Edited:
 
 
 def command(suite: Suite, *arguments: Any, stdin: bytes = b"") -> Any:
-    return inside("edit", "--pool", suite.pool, "--device", "cpu", "-q", *arguments, stdin=stdin)
+    texts = stdin or {"--sees", "--writes"} & set(map(str, arguments))  # without texts, a vocabulary would have no effect
+    return inside("edit", *(("--pool", suite.pool) if texts else ()), "--device", "cpu", "-q", *arguments, stdin=stdin)
 
 
 def test_scores_are_the_products_that_they_are_said_to_be() -> None:
@@ -387,6 +388,7 @@ def test_bad_units(suite: Suite, second: ct.UnitBundle, pooled: ct.UnitBundle) -
         (blind, {"sees": "cat", "writes": "dog"}, UsageError, "no unit of the bundle sees 'cat' and writes 'dog'"),
         (older, {"sees": "cat", "writes": "dog"}, StreamError, "without `read`"),
         (second.select(np.arange(0)), {"writes": "cat"}, StreamError, "the bundle has no units"),
+        (second.select(np.arange(0)), {"sees": "cat", "writes": "dog"}, StreamError, "the bundle has no units"),
         (second, {"how": "zero"}, UsageError, "name the images as PATH"),
         (second, {"writes": "cat", "model": load_model("emoji-vit2", None, "cpu")}, ModelError, "not the one of the units"),
         (second, {"writes": "cat", "model": load_model(suite.vit, None, "cpu", "bf16")}, ModelError, "not whole in fp32"),

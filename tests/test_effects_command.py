@@ -97,6 +97,11 @@ def test_limit_and_sample(run: Run, photos: Path, common: list[str]) -> None:
     assert drawn.header.images["count"] == 16 and any(name.startswith("dark") for name in drawn.text_list("images"))
 
 
+def test_more_top_images_than_there_are_take_no_more_memory(run: Run, photos: Path, common: list[str]) -> None:
+    bundle = read(run("effects", photos, *common, "--limit", 9, "--top-images", 1 << 62).stdout)
+    assert bundle["top_norm"].shape == (108, 9) and bundle.header.images["count"] == 9
+
+
 def test_components_and_thumbnails(run: Run, photos: Path, common: list[str]) -> None:
     bundle = read(run("effects", photos, *common, "--components", 2, "--thumbnails", 16).stdout)
     assert bundle["component"].shape == (108, 2, 20) and bundle["component_explained"].shape == (108, 2)
@@ -129,6 +134,10 @@ def test_bad_images_are_named_counted_and_skipped(run: Run, photos: Path, common
         (["--layers", "a"], 2, "expected layers like"),
         (["--limit", "3", "--sample", "3"], 2, "give one of them"),
         (["--quantile", "1.5"], 2, "not in the range"),
+        (["--layers", "2-1"], 2, "expected layers like"),
+        (["--memory", "inf"], 2, "not a finite number"),
+        (["--seed", str(1 << 63)], 2, "too large"),
+        (["--preprocess", ""], 2, "empty; give a value"),
         (["--device", "nonsense"], 2, "not usable here"),
     ],
 )

@@ -117,7 +117,47 @@ def test_names_over_several_bases_are_made_unambiguous(tmp_path: Path, monkeypat
     picture().save("x/2.png")
     assert list(open_images(["x", "y"]).names) == ["x/1.png", "x/2.png", "y/1.png"]
     assert list(open_images(["x/2.png", "y"]).names) == ["2.png", "1.png"]
-    assert list(open_images(["y", "y/1.png"]).names) == ["y/1.png", "y/1.png#2"]
+    Path("x/y").mkdir()
+    picture().save("x/y/1.png")
+    assert list(open_images(["x/y", "y", "./x/1.png"]).names) == ["x/y/1.png", "y/1.png", "x/1.png"]
+
+
+@pytest.mark.parametrize(
+    "again", ["x", "x/", "./x", "../{here}/x", "{whole}/x", "link", "x/1.png", "link/1.png", "x/*.png", "x/sub"]
+)
+def test_an_image_that_two_paths_name_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], again: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x/sub").mkdir(parents=True)
+    for name in ("x/1.png", "x/sub/2.png"):
+        picture().save(name)
+    Path("link").symlink_to("x")
+    again = again.format(here=tmp_path.name, whole=tmp_path)
+    for paths in (["x", again], ["x", again, again]):
+        assert list(open_images(paths).names) == ["1.png", "sub/2.png"]
+    assert "named twice and read once" in capsys.readouterr().err
+
+
+def test_an_archive_that_is_named_twice_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    members = tar_of({"0.png": encoded(picture(10))})
+    for name, pack in (("a.tar", bytes), ("b.tar.gz", gzip.compress)):
+        Path(name).write_bytes(pack(members))
+        Path(f"link-{name}").symlink_to(name)
+        assert list(open_images([name, f"./{name}", f"link-{name}"]).names) == [f"{name}/0.png"]
+    assert "2 images are named twice and read once: a.tar/0.png" in capsys.readouterr().err
+    assert list(open_images(["a.tar", "b.tar.gz"]).names) == ["a.tar/0.png", "b.tar.gz/0.png"]
+
+
+def test_a_link_to_a_file_is_an_image_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
+    picture().save("x/1.png")
+    Path("x/2.png").symlink_to("1.png")
+    assert list(open_images(["x"]).names) == list(open_images(["x/1.png", "x/2.png"]).names) == ["1.png", "2.png"]
 
 
 def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:

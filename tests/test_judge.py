@@ -354,6 +354,8 @@ def test_misuse(suite: Suite, scenes: Path) -> None:
     indirect = replace(bundle, header=replace(bundle.header, settings={**bundle.header.settings, "effect": "indirect"}))
     with pytest.raises(StreamError, match="needs effects in factored form"):
         ct.judge(indirect, str(scenes / "images"))
+    with pytest.raises(StreamError, match="no units to judge"):
+        ct.judge(bundle.select(np.arange(0)), str(scenes / "images"))
     ended = inside("judge", "-", stdin=b"")
     assert ended.returncode == 2 and b"so the bundle needs a file" in ended.stderr
     with pytest.raises(StreamError, match="without `word`"):

@@ -18,7 +18,8 @@ from helpers.sheet import pictures_of_svg
 from helpers.tiny_suite import READ, TOP, Suite, done
 from PIL import Image
 
-from cliptools.analysis.margin_passes import tower_of, unit_maps
+from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_tower import unit_maps
 from cliptools.front.top_files import OUTLINE_SHARE
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import load_model

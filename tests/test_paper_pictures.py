@@ -18,7 +18,8 @@ from helpers.second_order import SHAPES, pictures, random_tower
 from helpers.sheet import WORDS, synthetic
 from PIL import Image, ImageFilter
 
-from cliptools.analysis.margin_passes import tower_of, unit_maps
+from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_tower import unit_maps
 from cliptools.cli.run.segment_images import Folder, Stems
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.render import contact_sheet, segment_plot, shift_plot

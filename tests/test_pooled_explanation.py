@@ -15,7 +15,8 @@ from cliptools.analysis.explanation import Explainer
 from cliptools.analysis.margin_passes import tower_of as margin_tower
 from cliptools.towers.kinds import tower_of
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock
-from cliptools.unit_effects.vit_pooling import SecondOrderPooled, TokenHeads, TokenNeurons, TokenPairs
+from cliptools.unit_effects.vit_pooled_second_order import SecondOrderPooled
+from cliptools.unit_effects.vit_pooling import TokenHeads, TokenNeurons, TokenPairs
 
 KINDS = ("siglip", "siglip-norms", "pe", "coca-mean")
 IMAGES = 2

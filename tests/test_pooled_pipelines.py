@@ -14,7 +14,8 @@ from helpers.sheet import pictures_of_svg
 from PIL import Image
 
 import cliptools as ct
-from cliptools.analysis.margin_passes import tower_of, unit_maps
+from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_tower import unit_maps
 from cliptools.front.top_files import OUTLINE_SHARE
 from cliptools.models.preprocessing import seen_picture
 from cliptools.models.text_encoder import encode_texts, tokenizer_of

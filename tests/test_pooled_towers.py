@@ -24,7 +24,8 @@ from cliptools.unit_effects.factored import UnitBlock, total_of
 from cliptools.unit_effects.pairs import pair_means, unit_directions
 from cliptools.unit_effects.select import Choice, choose_effects, factored_effect
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads
-from cliptools.unit_effects.vit_pooling import SecondOrderPooled, TokenNeurons, TokenPairs
+from cliptools.unit_effects.vit_pooled_second_order import SecondOrderPooled
+from cliptools.unit_effects.vit_pooling import TokenNeurons, TokenPairs
 from cliptools.unit_effects.vit_second_order import SecondOrder, trace
 
 

@@ -86,7 +86,8 @@ def test_forms_of_the_option(text: str, expected: dict[str, Any]) -> None:
         ("interpolation=nearest", "interpolation is one of bicubic, bilinear, found 'nearest'"),
         ("mean=a", "mean is a number, three as 0.48/0.46/0.41, or one of openai, imagenet, inception, found 'a'"),
         ("std=0.1/0.2", "std is a number, three as"),
-        ("std=0", "std of pixels from 0 to 1 is above 0 and at most 1, found 0$"),
+        ("std=0", "std of pixels from 0 to 1 is above 1e-06 and at most 1, found 0$"),
+        ("std=1e-300", "std of pixels from 0 to 1 is above 1e-06 and at most 1, found 1e-300$"),  # 0 in float32
         ("mean=123.7/116.3/103.5", "found 123.7; divide values for pixels from 0 to 255 by 255"),
         ("mean=-0.1", "mean of pixels from 0 to 1 is from 0 and at most 1, found -0.1"),
         ("std=nan", "found nan"),

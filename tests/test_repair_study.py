@@ -90,7 +90,7 @@ def test_counts_of_plants() -> None:
         assert found([{"sees": fact.cue.upper(), "writes": fact.named}], fact)
         assert not found([{"sees": wrong, "writes": fact.named}, {"sees": fact.named, "writes": fact.cue}], fact)
     groups = np.array([[1.0, 0.9, 0.5, 1.0], [1.0, 0.9, 0.6, 1.0], [0.9, 0.9, 0.9, 1.0]])
-    assert best_count(groups, [5, 10]) == 5 and best_count(groups[[0, 0, 0]], [5, 10]) == 5
+    assert best_count(groups, [5, 10]) == 5 and best_count(groups[[0, 0, 0]], [5, 10]) == 0
     assert best_count(np.vstack([groups, [[1.0, 0.89, 0.7, 1.0]]]), [5, 10, 20]) == 20
 
 
@@ -113,15 +113,21 @@ def test_every_way_of_editing_a_pair(name: str, monkeypatch: pytest.MonkeyPatch,
     orders = repairs.orders(plant)
     counts = repairs.counts(len(orders["repair"]))
     assert not set(orders["blind"]) & set(orders["repair"]) and all(len(set(order)) >= counts[-1] for order in orders.values())
-    results = {(units, edit): one for units, edit, one in repairs.pair(plant)}
+    with monkeypatch.context() as patch:
+        patch.setattr(repair, "best_count", lambda _, counts: counts[1])
+        results = {(units, edit): one for units, edit, one in repairs.pair(plant)}
     how = "zero" if name == "emoji-rn2" else "null"
     expected = [(units, how) for units in ("repair", "random", "write", "see", "blind")]
     expected += [("heads", "mean"), ("none", "projection")] + ([("repair", "zero")] if how == "null" else [])
-    assert set(results) == set(expected) and {results[key].count for key in expected[:5]} <= set(counts)
-    assert len({results[key].count for key in expected[:5]}) == 1
+    assert set(results) == set(expected)
+    assert {results[key].count for key in expected[:5]} == {counts[1]} and results["heads", "mean"].count == 2
     for one in results.values():
         assert np.array_equal(one.before, results["repair", how].before) and one.right.shape == (2, 8)
         assert np.array_equal(one.right[0], results["repair", how].right[0]) and one.after.shape == (4,)
+    monkeypatch.setattr(repair, "LOSS", -2.0)  # which no number of units keeps
+    for (units, edit), none in {(units, edit): one for units, edit, one in repairs.pair(plant)}.items():
+        assert edit == "projection" or (none.count == 0 and np.array_equal(none.before, none.after)), units
+        assert edit == "projection" or np.array_equal(*none.right)
     row = repair.row(repairs, "repair", how, [results["repair", how]] * 2)
     assert tuple(sorted(row)) == tuple(sorted(repair.COLUMNS)) and (row["model"], row["seed"], row["pairs"]) == (name, 3, 2)
 

@@ -12,7 +12,7 @@ from helpers.advgen_input import inside
 from helpers.bundle import read
 from PIL import Image
 
-from cliptools.front.pair_directions import with_directions
+from cliptools.front.effects_bundle import with_directions
 from cliptools.io.bundle import UNIT_ROWS
 from cliptools.models.load import load_model
 from cliptools.unit_effects.resnet_pooling import pair_directions, supported_resnet, trace_pool

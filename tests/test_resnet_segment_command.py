@@ -165,7 +165,7 @@ def test_evaluation_of_scenes(run: Run, place: Path) -> None:
     assert [record["background"] for record in records[-2:]] == [None, 0.2] and len(records) == 8
     assert records[-2]["true_classes"] == 6 and records[-1]["true_classes"] == 7 and records[-2]["classes"]["count"] == 6
     (place / "scenes.tar").write_bytes(tar)
-    given = {"method": "maskclip", "classes": None, "backgrounds": ("none", "0.2")}
+    given = {"method": "maskclip", "sink": None, "classes": None, "backgrounds": ("none", "0.2")}
     assert figures(place, place / "scenes.tar", **given) == records
 
 

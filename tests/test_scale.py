@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load
 
 from cliptools.emoji.render import single_scenes_for
-from cliptools.front.pair_directions import with_directions
+from cliptools.front.effects_bundle import with_directions
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import load_model
 from cliptools.unit_effects.resnet_pooling import pair_directions, supported_resnet, trace_pool

@@ -103,6 +103,9 @@ def test_blocks_of_units_give_the_same_texts(monkeypatch: pytest.MonkeyPatch) ->
     assert (
         silent.correlations(t).eq(0).all() and ReadDirections(q, read.deviation, torch.zeros(5, 5)).with_own_text(q).eq(0).all()
     )
+    assert seen_texts(silent, t, 3).text.eq(-1).all() and seen_texts(silent, t, 3).value.eq(0).all()
+    never_acted = overlapping_texts(q * torch.arange(17)[:, None].ne(4), t, 3)
+    assert never_acted.text[4].eq(-1).all() and never_acted.value[4].eq(0).all() and never_acted.text[5:].ge(0).all()
     none = ReadDirections(q[:0], read.deviation[:0], read.covariance)
     assert len(seen_texts(none, t, 3).text) == len(overlapping_texts(q[:0], t, 3).text) == 0
 

@@ -20,7 +20,8 @@ from helpers.sheet import COLOURS, WORDS, Colours, cell, first_row, near, pictur
 from helpers.tiny_suite import Suite, done
 from PIL import Image, ImageChops, ImageFilter
 
-from cliptools.analysis.margin_passes import tower_of, unit_maps
+from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_tower import unit_maps
 from cliptools.cli.run.sheet import OUTLINE_NOTE, heading
 from cliptools.front.unit_records import order_units
 from cliptools.images.tar import write_end, write_member

@@ -97,6 +97,7 @@ def test_running_moments_are_those_of_all_values() -> None:
             sample[1:], (mine.mean(), mine.std(ddof=1), scipy.stats.skew(mine), scipy.stats.kurtosis(mine)), rtol=1e-6
         )
         np.testing.assert_allclose(sample.standard_error, scipy.stats.sem(mine), rtol=1e-9)
+    assert Sample(1, 2.0, 0.0).standard_error is None and Sample(2, 2.0, 0.0).standard_error == 0
     everything = value[:, 1]
     of_all = (scipy.stats.skew(everything), scipy.stats.kurtosis(everything))
     expected = (50, everything.mean(), everything.std(ddof=1), *of_all)

@@ -367,7 +367,8 @@ def test_one_measure_groups_and_their_names(run: Run, tiny: Path, tmp_path: Path
     assert run("shift", *paths, *words, "-o", old).returncode == 0
     for by, one in (("text", "similarities"), ("signed", "units")):
         compared = ("--by", by, "--baseline", old, "--match", "--alarm", 3)
-        result = run("shift", *paths, *words, *compared)
+        units = words.index("--units-per-concept")
+        result = run("shift", *paths, *(words if by == "signed" else words[:units] + words[units + 2 :]), *compared)
         records = lines(result.stdout)
         assert result.returncode == 0 and len(records) == 10 and {record["by"] for record in records} == {one}
         assert all(record["drift"]["before"]["group"] == record["group"] for record in records)

@@ -152,7 +152,7 @@ def test_block_list_and_a_list_that_is_emptied(bundle: Bundle, tmp_path: Path) -
         (("--depict", "cat", "--predict", "dog", "--classes", "cifar10"), 2, "expected exactly one of"),
         (("--pairs-file", "cifar10", "--head", "3"), 2, "--head 3 needs --classes"),
         (("--depict", "cat", "--predict", "cat"), 1, "expected two classes"),
-        (("--depict", " ", "--predict", "cat"), 1, "expected a name"),
+        (("--depict", " ", "--predict", "cat"), 2, "empty"),
         (("--classes", "no-such-file"), 1, "neither a file nor one of"),
         (("--pairs-file", "no-such-file"), 1, "neither a file nor one of cifar10"),
         (("--depict", "cat", "--predict", "dog", "--block-list", "no-such-file"), 1, "block list no-such-file: no such file"),

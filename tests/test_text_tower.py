@@ -79,6 +79,21 @@ def test_templates_are_the_mean_of_unit_vectors(loaded: LoadedModel) -> None:
         torch.testing.assert_close(row, F.normalize(mean, dim=0), atol=1e-5, rtol=1e-5)
 
 
+def test_texts_that_the_model_cannot_read_to_their_end_are_told(
+    loaded: LoadedModel, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    whole, longer = " ".join(["cat"] * 22), " ".join(["cat"] * 22 + ["dog"])  # 24 tokens, of which two mark start and end
+    assert torch.equal(*(tokenizer_of(loaded)([text]) for text in (whole, longer)))
+    encode_texts(loaded, [whole, "cat", "a description in forty-seven characters or so"])
+    assert not capsys.readouterr().err
+    encode_texts(loaded, ["cat", longer, longer + " boat"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: 2 of 3 texts are longer than the 24 tokens that") and "'cat cat" in line
+    encode_texts(loaded, ["cat", whole], ("{}", "a {}", "a photo of a {}"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: 1 of 2 texts are, in templates, longer")
+
+
 def test_a_template_without_a_place_for_the_text(loaded: LoadedModel) -> None:
     with pytest.raises(TextError, match=r"expected \{\} where the text goes"):
         encode_texts(loaded, ("dog",), ("a photo",))

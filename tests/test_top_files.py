@@ -9,8 +9,8 @@ from helpers.advgen_input import inside
 from helpers.images import encoded, picture
 from helpers.message_inputs import neurons
 
-from cliptools.front.top import TopRequest
 from cliptools.front.top_files import acting_images
+from cliptools.front.top_images import TopRequest
 from cliptools.io.bundle import Bundle, json_tensor
 
 UNITS, T, IMAGES = 7, 5, 23

@@ -161,7 +161,8 @@ def test_the_bundle_is_that_of_the_front_with_verified_words(suite: Suite, kind:
     assert "verified on 19 images" in report and "did not choose them" in report and "6 images" in report
     bundle = ct.read(output)
     assert not list(faults(bundle.tensors)) and not list(doubtful_values(bundle.tensors))
-    assert bundle.header.settings["verified"] == 19 and (bundle["verified"][:, 0] >= 0).all()
+    assert bundle.header.settings["verified"] == 19
+    np.testing.assert_array_equal(bundle["verified"][:, 0] >= 0, bundle["top_norm"][:, 0] > 0)  # one neuron never acts
     front = ct.decompose(ct.read(suite.bundle(kind)), str(suite.pool), m=3, verify=str(others), batch_size=4, device="cpu")
     for name in ("verified", "verified_correlation", "agreement", "seen"):
         np.testing.assert_array_equal(bundle[name], front[name])
@@ -254,5 +255,10 @@ def test_misuse(suite: Suite) -> None:
         ct.decompose(bundle, str(suite.pool), m=2, verify=str(suite.images), device="cpu")
     with pytest.raises(UsageError, match="no images named"):
         ct.decompose(bundle, str(suite.pool), m=2, verify="scenes", device="cpu")
+    dead = bundle.with_tensors(
+        bundle.header, **{name: np.zeros_like(bundle[name]) for name in ("direction", "deviation", "read")}
+    )
+    with pytest.raises(StreamError, match="no unit has words to rank"):
+        ct.decompose(dead, str(suite.pool), m=2, verify=str(suite.scenes.with_name("others")), same_names=True, device="cpu")
     with pytest.raises(StreamError, match="--verify needs effects in factored form"):
         ct.decompose(ct.read(suite.bundle("indirect")), str(suite.pool), m=2, verify=str(suite.images), device="cpu")

@@ -64,6 +64,9 @@ def test_selections(run: Run, file: Path, arguments: list[str], neurons: list[in
     [
         (["--layers", "9"], "no layer 9"),
         (["--layers", "x"], "expected layers like"),
+        (["--layers", "6-5"], "expected layers like"),
+        (["--layers", "6²"], "expected layers like"),
+        (["--layers", "0-99999999999"], "expected layers like"),
         (["--units", "6:77"], "no unit 6:77"),
         (["--units", "six"], "layer:neuron"),
         (["--explained", "0.5"], "expected a comparison"),
@@ -73,6 +76,13 @@ def test_misuse_is_one_line_and_code_2(run: Run, file: Path, arguments: list[str
     ended = run("view", *arguments, file)
     assert ended.returncode == 2 and not ended.stdout
     assert message in ended.stderr.decode() and len(ended.stderr.splitlines()) == 1
+
+
+def test_a_part_without_units_is_sound(run: Run, file: Path) -> None:
+    empty = run("view", "--explained", ">2", file).stdout
+    assert read(empty).units == 0
+    ended = run("view", "--check", stdin=empty)
+    assert (ended.returncode, ended.stdout.split(b",")[0]) == (0, b"sound: 0 units")
 
 
 def test_orders() -> None:

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from cliptools.analysis.ablation import Units
 from cliptools.analysis.ablation_units import AblationTerms, PairTerms, VectorTerms
-from cliptools.analysis.margin_passes import ForwardPass, Tower
+from cliptools.analysis.margin_tower import ForwardPass, Tower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, along_of, scale_of, slices, total_of, unit_blocks_of, wide
 
 OTHER_SCALARS = 1 << 27  # scalars S of units that are not explained by, in memory together

@@ -13,7 +13,7 @@ depends on the unit and not on the text.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 AT_ONCE = 1 << 24  # correlations computed at a time
@@ -51,24 +51,28 @@ class Ranked(NamedTuple):
     """The s best texts of each of u units, best first."""
 
     text: Int[Tensor, "u s"]
-    """Indices into the vocabulary."""
+    """Indices into the vocabulary; -1 for a unit without texts."""
     value: Float[Tensor, "u s"]
+
+    def of_units(self, mask: Bool[Tensor, " u"]) -> "Ranked":
+        """The texts of the units of a mask; all others have none, and values of 0."""
+        return Ranked(torch.where(mask[:, None], self.text, -1), torch.where(mask[:, None], self.value, 0))
 
 
 def seen_texts(read: ReadDirections, t: Float[Tensor, "text d"], count: int) -> Ranked:
-    """The texts with the largest correlations."""
+    """The texts with the largest correlations; none for a unit whose activity does not vary."""
     units = max(1, AT_ONCE // len(t))
     parts = [
         read.part(slice(start, start + units)).correlations(t).topk(min(count, len(t))) for start in range(0, len(read.q), units)
     ]
-    return _joined([Ranked(part.indices, part.values) for part in parts], count, read.q)
+    return _joined([Ranked(part.indices, part.values) for part in parts], count, read.q).of_units(read.deviation > 0)
 
 
 def overlapping_texts(r: Float[Tensor, "u d"], t: Float[Tensor, "text d"], count: int) -> Ranked:
-    """The texts with the largest <r, t>."""
+    """The texts with the largest <r, t>; none for a unit that never acted, whose r is 0."""
     units = max(1, AT_ONCE // len(t))
     parts = [(part @ t.T).topk(min(count, len(t))) for part in r.split(units)]
-    return _joined([Ranked(part.indices, part.values) for part in parts], count, r)
+    return _joined([Ranked(part.indices, part.values) for part in parts], count, r).of_units(r.any(1))
 
 
 def _joined(parts: list[Ranked], count: int, like: Float[Tensor, "u d"]) -> Ranked:

@@ -75,9 +75,9 @@ class Sample(NamedTuple):
     """Fourth central moment over the second's square, both over n, less 3; 0 for equal values."""
 
     @property
-    def standard_error(self) -> float:
-        """Standard error of the mean."""
-        return float(self.spread / np.sqrt(self.size))
+    def standard_error(self) -> float | None:
+        """Standard error of the mean; None for a single value, which does not tell it."""
+        return float(self.spread / np.sqrt(self.size)) if self.size >= LEAST else None
 
 
 class GroupMoments:

@@ -14,22 +14,27 @@ half of the labels are removed, and if as many wrong ones are added. Recall does
 
     AUC = P(a_1 > a_0) + P(a_1 = a_0) / 2    MAD = (mean a_1 - mean a_0) / sd a_0
 
-All functions take a column per unit, and return a number per unit.
+The measures take a column per unit, and return a number per unit; `cosy_scores` applies both of CoSy to the words of all units.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 from scipy.special import ndtri, stdtr
+
+from cliptools.streaming.activities import Activities
 
 SHARE = 0.02  # of the images, in A
 CONFIDENCE = 0.95
+AUC, MAD = "cosy_auc", "cosy_mad"
 Columns = Float64[np.ndarray, "N n"]
 """A number for each image and unit."""
 Members = Bool[np.ndarray, "N n"]
 """The images of a set, for each unit."""
 PerUnit = Float64[np.ndarray, " n"]
+Scores = dict[str, Float64[np.ndarray, " U"]]
 
 
 def standardised(x: Columns) -> Columns:
@@ -158,3 +163,33 @@ def _varies(x: Columns, deviation: PerUnit) -> Bool[np.ndarray, " n"]:
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> PerUnit:
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
+
+
+def cosy_scores(
+    control: Activities,
+    images: Int[np.ndarray, " i"],
+    pictures: Activities,
+    pictures_of: Mapping[int, Int[np.ndarray, " _"]],
+    words: Mapping[str, Int[np.ndarray, " U"]],
+) -> dict[str, Scores]:
+    """AUC and MAD of each unit's word of each kind, NaN where there are no pictures of it or the unit does not act.
+
+    Args:
+        control: Activities on the control images; `pictures` must have the same groups of units.
+        images: Rows of the control images.
+        pictures_of: Rows of the pictures of each text.
+        words: A text for each unit, -1 for none, by kind of word.
+    """
+    units = sum(group.stop - group.start for group in control.groups)
+    scores = {kind: {name: np.full(units, np.nan) for name in (AUC, MAD)} for kind in words}
+    for (group, a0), (other_group, a1) in zip(control.columns(), pictures.columns(), strict=True):
+        assert group == other_group
+        for column, unit in enumerate(range(group.start, group.stop)):
+            control_column = a0[images, column, None]  # (i, 1)
+            for kind, text in words.items():
+                rows = pictures_of.get(int(text[unit]))
+                if rows is None or not np.ptp(control_column):
+                    continue
+                scores[kind][AUC][unit] = cosy_auc(control_column, a1[rows, column, None])[0]
+                scores[kind][MAD][unit] = cosy_mad(control_column, a1[rows, column, None])[0]
+    return scores

@@ -6,15 +6,7 @@ from typing import Any
 import click
 
 from cliptools.analysis import ABLATE, ABLATE_SEED, RECONSTRUCT, WORDS_ALONG
-from cliptools.cli.app import (
-    CLASS_TEMPLATES,
-    batch_option,
-    command,
-    device_option,
-    output_options,
-    reading_options,
-    template_option,
-)
+from cliptools.cli.app import CLASS_TEMPLATES, batching_options, command, device_option, output_options, template_option
 from cliptools.cli.completion import Completed, listed, words
 
 BUNDLE_HELP = "Bundle of clip-effects or clip-decompose; repeatable, for bundles of one model [default: standard input]."
@@ -96,12 +88,7 @@ SEED_HELP = "Random seed for --sample, or for the rendered scenes."
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option("--seed", default=ABLATE_SEED, show_default=True, type=click.IntRange(0), help=SEED_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
-@reading_options
-@batch_option
-@click.option(
-    "--workers", type=click.IntRange(0), help="Number of threads that decode images [default: the number of cores, at most 8]."
-)
+@batching_options
 @click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Floating-point type of the model [default: the bundle's]."
 )

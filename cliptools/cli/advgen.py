@@ -43,7 +43,7 @@ IMAGES_ONLY_HELP = (
 @click.option("--images", type=COUNT, default=10, show_default=True, help="Number of pictures per description.")
 @click.option("--painter", metavar="NAME|FOLDER", help=PAINTER_HELP)
 @click.option("--upscaler", metavar="NAME|FOLDER", help=UPSCALER_HELP)
-@click.option("--size", type=click.IntRange(16), help="Width and height in pixels [default: the painter's own].")
+@click.option("--size", type=click.IntRange(16, 2**21), help="Width and height in pixels [default: the painter's own].")
 @click.option("--steps", type=COUNT, help="Number of steps of a diffusion painter [default: its own].")
 @click.option("--guidance", type=float, help="Guidance scale of a diffusion painter [default: its own].")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]),

@@ -8,7 +8,7 @@ imports neither torch nor numpy nor rich, so that --help is quick.
 import contextlib
 import errno
 import functools
-import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
@@ -30,6 +30,7 @@ from cliptools.cli.surroundings import (
     refuse_plain_variables,
     refuse_shared_input,
     variable_of,
+    with_content,
 )
 from cliptools.console import IN_COMMAND, OWN_PROCESS, fail, finish, own_run, set_output
 from cliptools.errors import CliptoolsError, UsageError, out_of_memory
@@ -161,8 +162,7 @@ class Command(click.Command):
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) and error.filename is None:
                 silence_stdout()
-            message = import_failure(error)
-            return self._fail(message or f"{error.filename or 'output'}: {error.strerror or error}", 1)
+            return self._fail(import_failure(error) or f"{error.filename or 'output'}: {error.strerror or error}", 1)
         except Exception as error:
             if (message := import_failure(error)) is None:
                 raise
@@ -193,7 +193,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         complete_by_name(declared)
         for option in declared.params:
             if isinstance(option, click.Option) and option.expose_value:
-                option.type = by_lines(option.type) if option.multiple else option.type
+                option.type = by_lines(option.type) if option.multiple else with_content(option.type)
                 option.envvar = option.envvar or variable_of(option, name)
                 option.allow_from_autoenv = False  # the name click would give the variable may belong to another option
         return declared
@@ -244,22 +244,22 @@ def output_options(*formats: str) -> Callable[[Function], Function]:
     return add
 
 
-def measuring_options(function: Function) -> Function:
-    """Add --strict, --max-pixels, --skip-bad-shards, --memory, --batch-size and --workers."""
+def batching_options(function: Function) -> Function:
+    """Add --strict, --max-pixels, --skip-bad-shards, --batch-size and --workers."""
     workers = "Number of threads that decode images [default: the number of cores, at most 8]."
+    function = batch_option(click.option("--workers", type=click.IntRange(0), help=workers)(function))
+    text = "An unreadable or unusable image is an error, not a warning."
+    return click.option("--strict", is_flag=True, help=text)(reading_options(function))
+
+
+def measuring_options(function: Function) -> Function:
+    """Add the options of batching_options, and --memory."""
     memory = (
         "Memory for statistics, in GB. clip-effects puts larger statistics into temporary files ($TMPDIR or /var/tmp), or, on an "
         "accelerator or without room on the disk, takes further passes over the images."
     )
-    for add in (
-        click.option("--workers", type=click.IntRange(0), help=workers),
-        batch_option,
-        click.option("--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help=memory),
-        reading_options,
-        click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning."),
-    ):
-        function = add(function)
-    return function
+    added = click.option("--memory", default=4.0, show_default=True, type=click.FloatRange(0.01), help=memory)(function)
+    return batching_options(added)
 
 
 def batch_option(function: Function) -> Function:
@@ -375,7 +375,7 @@ def parse_percentage(text: str, option: str) -> float:
     try:
         share = float(number) / 100
     except ValueError:
-        share = math.nan
+        share = 0.0
     if not percent or surplus or not 0 < share <= 1:
         raise UsageError(f"{option} {text}: expected a percentage like 20%")
     return share
@@ -388,12 +388,13 @@ def parse_layers(text: str, option: str = "--layers") -> tuple[int, ...]:
         option: Name of the option, for the message.
 
     Raises:
-        UsageError: The text is not a list of numbers and ranges.
+        UsageError: The text is not a list of numbers and ascending ranges.
     """
     layers: set[int] = set()
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        ends = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
+        span = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
+        if not span:
             raise UsageError(f"{option} {text}: expected layers like 8-10 or 5,6, found {part!r}")
-        layers.update(range(int(first), int(last if dash else first) + 1))
+        layers.update(span)
     return tuple(sorted(layers))

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import batch_option, command, device_option, output_options, reading_options
+from cliptools.cli.app import batching_options, command, device_option, output_options
 
 BY_HELP = (
     "Source of the words. words: the neurons' own texts (App. A.5). directions: the same sum of the neurons' directions, "
@@ -44,12 +44,7 @@ RESUME_HELP = "Continue an earlier run from FILE.part or FILE, where FILE is the
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed for --sample and --neurons random."
 )
 @click.option("--resume", is_flag=True, help=RESUME_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
-@reading_options
-@batch_option
-@click.option(
-    "--workers", type=click.IntRange(0), help="Number of threads that decode images [default: the number of cores, at most 8]."
-)
+@batching_options
 @click.option("--no-cache", is_flag=True, help="Compute text embeddings without the cache [default: read and write the cache].")
 @device_option
 @output_options("jsonl", "table")

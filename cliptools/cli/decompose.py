@@ -29,7 +29,9 @@ MODEL_HELP = "Name that the bundle's model must have, as a check: any other is a
 @command("clip-decompose")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--method", type=click.Choice(["pursuit", "textspan"]), default="pursuit", show_default=True, help=METHOD_HELP)
-@click.option("--m", "m", type=click.IntRange(min=1), default=32, show_default=True, help="Largest number of texts per unit.")
+@click.option(
+    "--m", "m", type=click.IntRange(1, 100_000), default=32, show_default=True, help="Largest number of texts per unit."
+)
 @click.option("--pool", metavar="NAME|FILE", help=POOL_HELP)
 @template_option("text", "none")
 @click.option("--center", type=click.Choice(["pool", "none"]), default="pool", show_default=True, help=CENTER_HELP)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import batch_option, command, device_option, reading_options, template_option
+from cliptools.cli.app import batching_options, command, device_option, template_option
 from cliptools.cli.completion import Completed, words
 
 BUNDLE_HELP = (
@@ -69,12 +69,7 @@ FORMAT_HELP = "Format of the record on standard output [default: table on a term
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)
 @click.option("--sample", type=click.IntRange(1), help="Take means over N images, drawn at random from the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed of --sample and rendered scenes.")
-@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
-@reading_options
-@batch_option
-@click.option(
-    "--workers", type=click.IntRange(0), help="Number of threads that decode images [default: the number of cores, at most 8]."
-)
+@batching_options
 @click.option("--no-cache", is_flag=True, help="Compute text embeddings without the cache [default: read and write the cache].")
 @device_option
 @click.option("-f", "--format", "output_format", type=click.Choice(["jsonl", "table"]), help=FORMAT_HELP)

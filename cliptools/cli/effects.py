@@ -69,7 +69,7 @@ class Units(click.Choice[str]):
 @click.option("--sample-neurons", type=click.IntRange(1), metavar="N", help=SAMPLE_NEURONS_HELP)
 @click.option("--top-images", type=click.IntRange(1), metavar="T", help=TOP_HELP)
 @click.option("--quantile", default=0.98, show_default=True, type=click.FloatRange(0, 1, True, True), help=QUANTILE_HELP)
-@click.option("--components", default=1, show_default=True, type=click.IntRange(1), help=COMPONENTS_HELP)
+@click.option("--components", default=1, show_default=True, type=click.IntRange(1, 100_000), help=COMPONENTS_HELP)
 @click.option("--keep", metavar="PERCENT", help=KEEP_HELP)
 @click.option("--scale", type=click.Choice(["unit", "raw"]), help=SCALE_HELP)
 @click.option("--limit", type=click.IntRange(1), help=LIMIT_HELP)

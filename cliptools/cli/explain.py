@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import batch_option, command, device_option, output_options, reading_options, template_option
+from cliptools.cli.app import batching_options, command, device_option, output_options, template_option
 from cliptools.cli.segment import figure_options
 
 BUNDLE_HELP = "Bundle of clip-effects or clip-decompose with the units [default: standard input]."
@@ -25,7 +25,6 @@ DELETE_HELP = "Share of the units that deletion replaces by their means, one aft
 DRAWS_HELP = "Number of random orders with which deletion is compared."
 MAPS_HELP = "Folder for the maps of each image's units, as PNG [default: no maps]."
 SEED_HELP = "Random seed for --sample and the random orders."
-BATCH_WORKERS = "Number of threads that decode images [default: the number of cores, at most 8]."
 
 
 @command("clip-explain")
@@ -45,10 +44,7 @@ BATCH_WORKERS = "Number of threads that decode images [default: the number of co
 @click.option("--limit", type=click.IntRange(1), help="Use only the first N images.")
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=SEED_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
-@reading_options
-@batch_option
-@click.option("--workers", type=click.IntRange(0), help=BATCH_WORKERS)
+@batching_options
 @click.option("--no-cache", is_flag=True, help="Compute text embeddings without the cache [default: read and write the cache].")
 @device_option
 @output_options("jsonl", "safetensors", "table")

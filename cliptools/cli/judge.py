@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import batch_option, command, device_option, output_options, reading_options, same_names_option
+from cliptools.cli.app import batching_options, command, device_option, output_options, same_names_option
 from cliptools.cli.completion import FILE, Completed, words
 
 BUNDLE_HELP = "Bundle of clip-decompose [default: standard input]."
@@ -57,12 +57,7 @@ SEED_HELP = "Random seed of the halves, of the controls, of --sample and of rend
 @click.option("--limit", type=click.IntRange(1), help="Use only the first N images [default: all; of rendered scenes 2000].")
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help=SEED_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
-@reading_options
-@batch_option
-@click.option(
-    "--workers", type=click.IntRange(0), help="Number of threads that decode images [default: the number of cores, at most 8]."
-)
+@batching_options
 @click.option("--no-cache", is_flag=True, help="Compute text embeddings without the cache [default: read and write the cache].")
 @device_option
 @output_options("jsonl", "table")

@@ -5,15 +5,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import (
-    CLASS_TEMPLATES,
-    batch_option,
-    command,
-    device_option,
-    output_options,
-    reading_options,
-    template_option,
-)
+from cliptools.cli.app import CLASS_TEMPLATES, batching_options, command, device_option, output_options, template_option
 
 CONCEPT_HELP = "Concept to measure; repeatable [default: all words of --pool]."
 BUNDLE_HELP = "Bundle of clip-effects [default: standard input]."
@@ -64,7 +56,7 @@ EACH_HELP = "Apply --alarm to each comparison separately, without an adjustment 
 @click.option(
     "--baseline", type=click.Path(path_type=Path), metavar="FILE", help="JSON lines of an earlier run, to compare with."
 )
-@click.option("--alarm", type=click.FloatRange(0, min_open=True), metavar="Z", help=ALARM_HELP)
+@click.option("--alarm", type=click.FloatRange(0.01, 30), metavar="Z", help=ALARM_HELP)
 @click.option("--each", is_flag=True, help=EACH_HELP)
 @click.option("--match", is_flag=True, help=MATCH_HELP)
 @click.option("--per-image", is_flag=True, help="Also write a record per image, before the records of the groups.")
@@ -77,12 +69,7 @@ EACH_HELP = "Apply --alarm to each comparison separately, without an adjustment 
 @click.option("--limit", type=click.IntRange(1), help="Use only the first N images.")
 @click.option("--sample", type=click.IntRange(1), help="Use only N images, drawn at random from the whole list.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=SEED_HELP)
-@click.option("--strict", is_flag=True, help="An unreadable or unusable image is an error, not a warning.")
-@reading_options
-@batch_option
-@click.option(
-    "--workers", type=click.IntRange(0), help="Number of threads that decode images [default: the number of cores, at most 8]."
-)
+@batching_options
 @device_option
 @output_options("jsonl", "table")
 def main(**options: Any) -> int:

@@ -1,6 +1,7 @@
 """The process in which a command runs: environment variables, standard input, memory and installed packages.
 
-Environment variables can set options; this module defines their names and separators. Standard input can be read only once, so
+Environment variables can set options; this module defines their names and separators. An option that the command line gives
+although it has no effect there is an error; from the environment it is not. Standard input can be read only once, so
 a command line on which two options read it is refused. When memory runs out, the message names the options that would need less.
 When an installed package cannot be imported, one line names the package and the reason.
 """
@@ -8,6 +9,7 @@ When an installed package cannot be imported, one line names the package and the
 import contextlib
 import copy
 import functools
+import math
 import os
 import re
 import sys
@@ -17,13 +19,16 @@ from io import TextIOWrapper
 from typing import Any
 
 import click
-from click.types import StringParamType
+from click.types import FloatParamType, IntParamType, StringParamType
 
 from cliptools.errors import SingleItemError, UsageError, first_line
 from cliptools.launch import NEEDED
 
 OWN_VARIABLE = {"BY", "CENTER", "GROUPS", "IMAGES", "LABELS", "MASK", "METHOD", "NEURONS", "SIZE", "SPLIT", "UNITS"}
 """Options with a different meaning in each command: the names of their variables include the command."""
+
+
+LONGEST_NUMBER = 18  # digits of a number in a text: below 2^63, so that a bundle that records it can be read again
 
 
 def by_lines(kind: click.ParamType) -> click.ParamType:
@@ -41,6 +46,29 @@ def by_lines(kind: click.ParamType) -> click.ParamType:
 def _lines_of(kind: click.ParamType, value: str) -> list[str]:
     parts = [line.strip() for line in value.splitlines() if line.strip()]
     return [path for part in parts for path in kind.split_envvar_value(part)] if isinstance(kind, click.Path) else parts
+
+
+def with_content(kind: click.ParamType) -> click.ParamType:
+    """Return the type without empty texts, as of an unset shell variable, without NaN, infinity, and numbers beyond 64 bits.
+
+    A bundle that recorded such a number could not be read again.
+    """
+    if not isinstance(kind, StringParamType | FloatParamType | IntParamType):
+        return kind
+    checked = copy.copy(kind)
+    checked.convert = functools.partial(_converted, kind)  # type: ignore[method-assign]
+    return checked
+
+
+def _converted(kind: click.ParamType, value: Any, option: click.Parameter | None, context: click.Context | None) -> Any:
+    converted = kind.convert(value, option, context)
+    if isinstance(converted, str) and not converted.strip():
+        kind.fail("empty; give a value, or leave the option out", option, context)
+    if isinstance(converted, float) and not math.isfinite(converted):
+        kind.fail(f"{value} is not a finite number", option, context)
+    if isinstance(converted, int) and converted > sys.maxsize:
+        kind.fail(f"{value} is too large, expected at most {sys.maxsize}", option, context)
+    return converted
 
 
 def variable_of(option: click.Option, tool: str) -> str:
@@ -75,6 +103,28 @@ def refuse_plain_variables(tool: str, options: Iterable[click.Parameter]) -> Non
             raise UsageError(
                 f"{plain} is not read, because --{plain[10:].lower()} has another meaning in other commands: set {option.envvar}"
             )
+
+
+def refuse_idle(names: Iterable[str], reason: str) -> None:
+    """Reject options of the command line that ask for something which this run does not give.
+
+    Options that say how images are read and computed with (--seed, --device, --strict, --batch-size and the like) are not
+    rejected, as scripts pass them to all commands; nor are environment variables.
+
+    Args:
+        names: Parameters, as the options' dataclass names them.
+        reason: The rest of the sentence "--option has no effect ...".
+
+    Raises:
+        UsageError: the command line gives one of the options.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return
+    for option in context.command.params:
+        given = context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+        if option.name in names and given:
+            raise UsageError(f"{option.opts[-1]} has no effect {reason}: leave it out")
 
 
 INPUTS = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cliptools.cli.app import CLEAR_HELP, ORDERS, batch_option, command, device_option, output_options, reading_options
+from cliptools.cli.app import CLEAR_HELP, ORDERS, batching_options, command, device_option, output_options
 from cliptools.cli.completion import Completed, words
 
 BUNDLE_HELP = "Bundle of clip-effects or clip-decompose with the units [default: standard input]."
@@ -34,8 +34,6 @@ ABOVE_HELP = (
     "With --files, the listed images on which a unit exceeds this norm, or its own threshold of the bundle [default: the first "
     "--images-per-unit]."
 )
-STRICT_HELP = "An unreadable or unusable image is an error, not a warning."
-WORKERS_HELP = "Number of threads that decode images [default: the number of cores, at most 8]."
 
 
 @command("clip-top")
@@ -56,10 +54,7 @@ WORKERS_HELP = "Number of threads that decode images [default: the number of cor
 @click.option("--files", is_flag=True, help=FILES_HELP)
 @click.option("-0", "--null", is_flag=True, help=NULL_HELP)
 @click.option("--above", type=Completed(words("threshold")), metavar="threshold|NORM", help=ABOVE_HELP)
-@click.option("--strict", is_flag=True, help=STRICT_HELP)
-@reading_options
-@batch_option
-@click.option("--workers", type=click.IntRange(0), help=WORKERS_HELP)
+@batching_options
 @device_option
 @output_options("jsonl", "table")
 def main(**options: Any) -> None:

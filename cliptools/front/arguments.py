@@ -1,6 +1,6 @@
 """Checks of the arguments of the front's functions, which commands leave to their options."""
 
-import math
+import sys
 from collections.abc import Collection
 
 from cliptools.errors import UsageError
@@ -20,6 +20,7 @@ def require_number(name: str, value: float | None, least: float, most: float | N
     """Check that an argument is a number in a range, or None.
 
     Args:
+        most: None: the largest number that records and sizes can hold, 2^63 - 1.
         inside: Exclude the ends of the range.
 
     Raises:
@@ -27,7 +28,8 @@ def require_number(name: str, value: float | None, least: float, most: float | N
     """
     if value is None:
         return
-    high = math.inf if most is None else most
+    high = sys.maxsize if most is None else most
     if not (least < value < high if inside else least <= value <= high):
-        limits = f"between {least} and {most}" if inside else f"at least {least}" if most is None else f"from {least} to {most}"
+        at_least = most is None and not value > high
+        limits = f"between {least} and {high}" if inside else f"at least {least}" if at_least else f"from {least} to {high}"
         raise UsageError(f"{name}={value}: expected a number {limits}")

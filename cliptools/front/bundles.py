@@ -96,7 +96,7 @@ def require_neurons(bundle: Bundle, *required: str, name: str = "the bundle", de
     """
     if "sign" in bundle and any(name not in bundle for name in ("direction", *({"mean"} & {*required}))):
         # Inside, because it imports torch and open_clip, which commands can do without for bundles of other units.
-        from cliptools.front.pair_directions import with_directions
+        from cliptools.front.effects_bundle import with_directions
 
         bundle = with_directions(bundle, "mean" in required, device)
     for tensor in ("direction", *required):

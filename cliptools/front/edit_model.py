@@ -184,9 +184,10 @@ def _units_of_bundle(bundle: Bundle, v: Mapping[str, Float[Tensor, " d"]], reque
     """Return the units of a bundle: the first by score with --sees, or with --writes and --head; else all."""
     if request.layers is not None:
         bundle = bundle.select(by_layers(bundle, request.layers))
+    every_unit = units_of_bundle(bundle, request.writes)
     if not request.sees and not (request.writes and request.head):
-        return units_of_bundle(bundle, request.writes)
-    kind = kind_of(bundle["unit"])
+        return every_unit
+    kind = kind_of(every_unit.unit)
     s, t = (torch.stack([v[text] for text in texts]) if texts else torch.zeros(0, 0) for texts in (request.sees, request.writes))
     by = request.by or ("cue" if kind == "pairs" else "cue-not-class")
     chosen = units_by_score(bundle, request.sees, request.writes, s, t, by)

@@ -1,4 +1,7 @@
-"""From statistics of units to a bundle: settings as its header records them, the units that are kept, and its tensors."""
+"""From statistics of units to a bundle: settings as its header records them, the units that are kept, and its tensors.
+
+Bundles of pairs lack directions, which `with_directions` adds from the weights of their model.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,13 +15,14 @@ from torch import Tensor
 from cliptools.console import count_of, note, warn
 from cliptools.io.bundle import Bundle, json_tensor, with_shares
 from cliptools.io.header import Header
+from cliptools.models.load import LoadedModel, hand_over, load_recorded_model
 from cliptools.streaming.embeddings import Embeddings, read_directions
 from cliptools.streaming.ranking import TOP_SHARE
 from cliptools.streaming.shards import keep_top_units, omitted_mean
 from cliptools.streaming.summary import Effects, Settings
 from cliptools.unit_effects.factored import FactoredEffect
-from cliptools.unit_effects.pairs import PairEffect, unit_directions
-from cliptools.unit_effects.select import Choice
+from cliptools.unit_effects.pairs import PairEffect, pair_means, unit_directions
+from cliptools.unit_effects.select import Choice, pair_effect
 
 FEW = 300  # images; with fewer images, many numbers of a bundle are rough
 LARGE_SHARE = 0.1  # of the images; with a larger T, top images include images on which a unit hardly acts
@@ -170,3 +174,26 @@ def units_summary(effects: Effects, choice: Choice, keep: KeptUnits | None, mode
     if not len(bound):
         return summary
     return f"{summary}, thresholds within {100 * float(bound.median()):.2g} % (worst {100 * float(bound.max()):.2g} %)"
+
+
+def with_directions(bundle: Bundle, means: bool = False, device: str = "auto", model: LoadedModel | None = None) -> Bundle:
+    """Add `direction`, and with `means` also `mean`, to a bundle of pairs, from the weights of its model.
+
+    In a command, the next call of load_recorded_model returns the model that is loaded here.
+
+    Args:
+        model: The bundle's model, if it is loaded already.
+
+    Raises:
+        StreamError: The bundle has units that the model lacks.
+        ModelError: The model is not available, or has no pairs.
+    """
+    if model is None:
+        model = load_recorded_model(bundle.header.model, device)
+        hand_over(model)
+    effect = pair_effect(model.clip)
+    unit, sign = torch.from_numpy(bundle["unit"]).long(), torch.from_numpy(bundle["sign"])
+    tensors = {"direction": unit_directions(effect, unit, sign).numpy()}  # (unit, d)
+    if means:
+        tensors["mean"] = pair_means(effect, unit, torch.from_numpy(bundle["mean_scalar"])).numpy()  # (unit, d)
+    return bundle.with_derived(**tensors)

@@ -59,14 +59,15 @@ class UnitWords:
         overlap = overlapping_texts(self._directions(index).to(atoms), atoms, COUNT)
         fields: list[dict[str, Words]] = []
         for text, value in zip(overlap.text.tolist(), overlap.value.tolist(), strict=True):
-            writes = [{"word": pool.texts[j], "overlap": rounded(c)} for j, c in zip(text, value, strict=True)]
+            writes = [{"word": pool.texts[j], "overlap": rounded(c)} for j, c in zip(text, value, strict=True) if j >= 0]
             fields.append({"writes": writes, "sees": []})
         if all(name in self.bundle for name in READ):
             q, deviation = (torch.from_numpy(self.bundle[name][index]).double() for name in READ[:2])
             read = ReadDirections(q, deviation, torch.from_numpy(self.bundle[READ[2]]).double())
             seen = seen_texts(read, atoms.cpu().double(), COUNT)
             for field, text, value in zip(fields, seen.text.tolist(), seen.value.tolist(), strict=True):
-                field["sees"] = [{"word": pool.texts[j], "correlation": rounded(c)} for j, c in zip(text, value, strict=True)]
+                pairs = ((j, c) for j, c in zip(text, value, strict=True) if j >= 0)
+                field["sees"] = [{"word": pool.texts[j], "correlation": rounded(c)} for j, c in pairs]
         return fields
 
     def _directions(self, rows: list[int]) -> Float[Tensor, "unit d"]:

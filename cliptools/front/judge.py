@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from cliptools.analysis.cosy import cosy_scores
 from cliptools.analysis.held_out import held_out
 from cliptools.analysis.presence import Presence, Similarity
 from cliptools.analysis.word_judge import Setting, Written, judge_words
+from cliptools.analysis.word_metrics import cosy_scores
 from cliptools.console import count_of, front_call, summarise
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.arguments import require_number
@@ -205,6 +205,8 @@ def judged(bundle: Bundle, images: Images | None, request: JudgeRequest) -> Judg
     effect = bundle.header.settings.get("effect")
     if effect not in EFFECTS:
         raise StreamError(f"a bundle of {effect} effects; clip-judge needs effects in factored form (second, first or pooled)")
+    if not bundle.units:
+        raise StreamError("the bundle has no units to judge; was an earlier selection too narrow?")
     pool = _vocabulary(bundle, request.texts)
     opened = open_judged(
         bundle, images, request.truth, request.classes, pool.texts,

@@ -9,9 +9,9 @@ from cliptools.errors import UsageError
 from cliptools.front.bundles import UnitBundle, unit_bundle
 from cliptools.front.decompose import decompose
 from cliptools.front.effects import effects
+from cliptools.front.effects_bundle import with_directions
 from cliptools.front.images import Reading
 from cliptools.front.judge_images import JudgedImages
-from cliptools.front.pair_directions import with_directions
 from cliptools.front.prepared import PreparedImages
 from cliptools.images.loader import ImageSource
 from cliptools.images.relocate import recorded_source

@@ -12,10 +12,9 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import spearmanr
 
-from cliptools.analysis.cosy import AUC, MAD
 from cliptools.analysis.held_out import HeldOut
 from cliptools.analysis.word_judge import METRICS, Judgement
-from cliptools.analysis.word_metrics import mean_interval
+from cliptools.analysis.word_metrics import AUC, MAD, mean_interval
 from cliptools.front.bundles import UnitBundle, unit_bundle
 from cliptools.front.tables import Records
 from cliptools.front.unit_records import record_source, unit_keys

@@ -160,6 +160,7 @@ def open_segments(
         settings,
         resnet=opened.resnet,
         by_pairs=opened.by_pairs,
+        method=opened.method,
         label_maps=label_maps,
         heat_map_only={"--threshold": request.threshold},
         label_map_only={"--background": request.background},

@@ -21,7 +21,7 @@ from cliptools.io.header import canonical, digest, recorded_model
 from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel
 from cliptools.models.unusable import Screen, unusable
-from cliptools.segmentation import ALL, BY_PAIRS
+from cliptools.segmentation import ALL, BY_NEURONS, BY_PAIRS
 from cliptools.segmentation.masks import Threshold
 from cliptools.segmentation.pooled_methods import maps_of, pooled_method
 from cliptools.segmentation.resnet_methods import CenterClasses, Look, PairUnits, check_top_pairs, resnet_method
@@ -151,6 +151,7 @@ def check_applicable(
     *,
     resnet: bool,
     by_pairs: bool,
+    method: str,
     label_maps: bool,
     heat_map_only: Mapping[str, object],
     label_map_only: Mapping[str, object],
@@ -160,6 +161,7 @@ def check_applicable(
     Args:
         resnet: The model is a CLIP-ResNet.
         by_pairs: The methods are those of neuron-head pairs.
+        method: The method, by the user's choice or by default.
         label_maps: Label maps are made; otherwise heat maps.
         heat_map_only: Further settings for heat maps, by their options.
         label_map_only: Further settings for label maps.
@@ -178,6 +180,16 @@ def check_applicable(
             "is for CLIP-ResNets and for pairs; this bundle has other units of a ViT",
         ),
         (resnet, {"--sink": settings.sink}, "is for CLIP-ResNets; this bundle's model is a ViT"),
+        (
+            by_pairs or method in BY_NEURONS,
+            {"--neurons": settings.neurons},
+            f"is for the methods {', '.join(BY_NEURONS)}, not for {method}",
+        ),
+        (
+            not resnet or method in BY_PAIRS,
+            {"--top-pairs": settings.top_pairs, "--sink": settings.sink},
+            f"is for the methods {', '.join(BY_PAIRS)}, not for {method}",
+        ),
     ):
         names = [name for name, value in values.items() if value not in (None, ())]
         if names and not used:

@@ -12,14 +12,15 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from cliptools.analysis.margin_passes import Tower, tower_of, unit_maps
+from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_tower import Tower, unit_maps
 from cliptools.console import count_of, escape, warn
 from cliptools.console import progress as shown
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
-from cliptools.front.top import TopImages, TopRequest, candidates, first_rows, require_top_images
-from cliptools.images.groups import full_name
-from cliptools.images.listing import ListedImage, find
+from cliptools.front.top import candidates, first_rows, require_top_images
+from cliptools.front.top_images import TopImages, TopRequest
+from cliptools.images.listing import ListedImage, find, full_name
 from cliptools.images.loader import ListedImages, open_images
 from cliptools.images.relocate import locate_images, recorded_source
 from cliptools.io.bundle import Bundle

@@ -37,12 +37,13 @@ def verified(
         same_names: Images with the names of the bundle's are other pictures.
 
     Raises:
-        StreamError: the effects have no factored form.
+        StreamError: the effects have no factored form, or no unit has words.
         UsageError: the images are those of the bundle.
         CliptoolsError: too few images can be read.
     """
     if bundle.header.settings.get("effect") not in EFFECTS:
         raise StreamError(f"--verify needs effects in factored form ({', '.join(EFFECTS)}); this bundle has others")
+    candidates = candidates_of(bundle)
     seed = SEED + 1 if made_from_scenes(bundle, SEED) else SEED
     opened = open_judged(
         bundle, None if images == SCENES else images, None, None, (), limit=None, sample=None, seed=seed, same_names=same_names
@@ -51,7 +52,6 @@ def verified(
     measured = measure(bundle, loaded, opened, len(texts), reading, Skipped())
     order = np.random.default_rng(SEED).permutation(len(measured.numbers))
     half = len(order) // 2
-    candidates = candidates_of(bundle)
     result = verify_words(
         measured.activities, bundle["direction"].astype(np.float64), own_presence(bundle, measured, texts.astype(np.float64)),
         candidates, candidates[:, 0], np.sort(order[:half]), np.sort(order[half:]), count,

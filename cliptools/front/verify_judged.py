@@ -96,7 +96,13 @@ def verified_by(bundle: Bundle, judged: KeptJudgement, texts: Float[np.ndarray, 
 
 
 def candidates_of(bundle: Bundle) -> Int[np.ndarray, "unit c"]:
-    """Return the candidates of each unit; the first column is its first written word, -1 for none."""
+    """Return the candidates of each unit; the first column is its first written word, -1 for none.
+
+    Raises:
+        StreamError: No unit has a word, as if none acted on the images of the bundle.
+    """
+    if not bundle.text_list("words")["texts"]:
+        raise StreamError("--verify: no unit has words to rank: none acts on the images of the bundle")
     weight = np.where(bundle["word"] >= 0, bundle["coefficient"], 0)  # (unit, m)
     order = np.argsort(-weight, axis=1, kind="stable")[:, :POSITIVE]
     positive = np.where(np.take_along_axis(weight, order, 1) > 0, np.take_along_axis(bundle["word"], order, 1), -1)
@@ -109,9 +115,11 @@ def with_verified(bundle: Bundle, result: Verified, images: int, tool: str) -> B
     Args:
         images: Number of images of both halves.
     """
+    before = result.before[np.isfinite(result.before)]
+    written = f", the first written ones {before.mean():.3f}" if len(before) else ""
     summarise(
         f"{tool}: verified on {count_of(images, 'image')}: the first words correlate {np.mean(result.correlation[:, 0]):.3f} on "
-        f"the half that did not choose them, the first written ones {np.nanmean(result.before):.3f}"
+        f"the half that did not choose them{written}"
     )
     return bundle.with_tensors(
         replace(bundle.header, settings=bundle.header.settings | {"verified": images}),

@@ -60,8 +60,6 @@ class ChatModel:
         Raises:
             CliptoolsError: llama.cpp fails.
         """
-        from llama_cpp.llama_grammar import LlamaGrammar
-
         messages = [turn | {"content": MARKS.sub(" ", turn["content"])} for turn in messages]
         try:
             answer = self.model.create_chat_completion(
@@ -70,7 +68,7 @@ class ChatModel:
                 top_p=top_p,
                 seed=seed,
                 max_tokens=longest,
-                grammar=LlamaGrammar.from_string(grammar, verbose=False),
+                grammar=_llama_cpp().llama_grammar.LlamaGrammar.from_string(grammar, verbose=False),
             )
         except Exception as error:  # llama.cpp and chat templates raise any exception
             raise CliptoolsError(f"--llm: the language model failed ({first_line(error)})") from None
@@ -80,6 +78,13 @@ class ChatModel:
         """Free the model."""
         self.model.close()
         gc.collect()
+
+
+def _llama_cpp() -> Any:
+    """Import llama.cpp, which is optional and takes a second to load."""
+    import llama_cpp
+
+    return llama_cpp
 
 
 def open_chat(name: str, *, threads: int | None = None, on_gpu: bool = False, otherwise: str = TEMPLATE) -> ChatModel:
@@ -93,8 +98,7 @@ def open_chat(name: str, *, threads: int | None = None, on_gpu: bool = False, ot
         UsageError: the name has none of these forms.
     """
     check_chat(name, otherwise)
-    import llama_cpp
-
+    llama_cpp = _llama_cpp()
     common: dict[str, Any] = {"n_ctx": CONTEXT, "n_gpu_layers": -1 if on_gpu else 0, "n_threads": threads, "verbose": False}
     path = offline_file() if name == OFFLINE else Path(name)
     try:
@@ -161,11 +165,9 @@ def shows_system_turn(model: Any) -> bool:
 
     Gemma's template rejects such a turn; early templates of Mistral reject it or leave it out.
     """
-    from llama_cpp import llama_chat_format
-
     handlers = getattr(model, "_chat_handlers", {})
     handler: Any = model.chat_handler or handlers.get(model.chat_format)
-    handler = handler or llama_chat_format.get_chat_completion_handler(model.chat_format)
+    handler = handler or _llama_cpp().llama_chat_format.get_chat_completion_handler(model.chat_format)
     mark = "Instructions of the system"
     try:
         handler(llama=_Reader(), messages=[{"role": "system", "content": mark}, {"role": "user", "content": "A question"}])

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from cliptools.errors import StreamError
-from cliptools.images.groups import Groups, ImageTable, full_name, without_ending
-from cliptools.images.listing import ListedImage
+from cliptools.images.groups import Groups, ImageTable, without_ending
+from cliptools.images.listing import ListedImage, full_name
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import file_objects, parse_foreign
 from cliptools.io.text_file import decode_text
@@ -178,20 +178,16 @@ def _forms(name: str) -> frozenset[str]:
 
 
 def _member_names(name: str, span: Span, option: str, attributes: bool) -> Sequence[str]:
-    """Return the names in the JSON member of the same key, which follows the picture in its archive."""
+    """Return the names in the JSON member of the same key, which follows the picture in its archive.
+
+    Raises:
+        StreamError: there is no such member, or it has no list of names.
+    """
+    record = member_record(name, span) or {}
+    names = record.get("names")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return list(dict.fromkeys((*names, *_attributes(record, attributes))))
     key = PurePosixPath(name).with_suffix("").name
-    for member, data in members_after(span):
-        stem, _, ending = PurePosixPath(member).name.partition(".")
-        if stem != key:
-            break
-        if ending == "json":
-            try:
-                record = parse_foreign(decode_text(data))
-                names = record["names"]
-            except (ValueError, KeyError, TypeError):
-                break
-            if isinstance(names, list) and all(isinstance(name, str) for name in names):
-                return list(dict.fromkeys((*names, *_attributes(record, attributes))))
     raise StreamError(f"{option}: {name} is not followed by {key}.json with a list of `names`, as clip-scenes writes it")
 
 
@@ -201,7 +197,23 @@ def _attributes(record: Mapping[str, Any], asked: bool) -> Sequence[str]:
     return words if isinstance(words, list) and all(isinstance(word, str) for word in words) else ()
 
 
-def members_after(span: Span) -> Iterator[tuple[str, bytes]]:
+def member_record(name: str, span: Span) -> dict[str, Any] | None:
+    """Return the JSON object of the same key that follows a picture in its archive."""
+    key = PurePosixPath(name).with_suffix("").name
+    for member, data in _members_after(span):
+        stem, _, ending = PurePosixPath(member).name.partition(".")
+        if stem != key:
+            break
+        if ending == "json":
+            try:
+                record = parse_foreign(decode_text(data))
+            except ValueError:
+                break
+            return record if isinstance(record, dict) else None
+    return None
+
+
+def _members_after(span: Span) -> Iterator[tuple[str, bytes]]:
     """Yield names and contents of the archive members after a span."""
     descriptor = os.open(span.container, os.O_RDONLY) if isinstance(span.container, str) else os.dup(span.container.descriptor)
     with io.FileIO(descriptor) as file:

@@ -17,8 +17,9 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from cliptools.errors import StreamError
-from cliptools.images.listing import ListedImage, find, named_path
+from cliptools.console import count_of
+from cliptools.errors import StreamError, UsageError
+from cliptools.images.listing import ListedImage, find, full_name, named_path
 from cliptools.images.loader import ListedImages
 from cliptools.images.stanford_cars import Car, is_cars, read_cars
 from cliptools.io.jsonl import objects, whole_number
@@ -93,11 +94,18 @@ def by_path(paths: Sequence[str]) -> Groups:
     The folder of Stanford Cars, given alone, is grouped by model year.
 
     Raises:
-        UsageError, CliptoolsError: as images.open_images.
+        UsageError: two PATHs have the same images; or as images.open_images.
+        CliptoolsError: as images.open_images.
     """
     if len(paths) == 1 and is_cars(Path(paths[0])):
         return _by_year(Path(paths[0]))
-    images = find(paths)
+    repeated: list[ListedImage] = []
+    images = find(paths, repeated=repeated)
+    if repeated:
+        raise UsageError(
+            f"{named_path(repeated[0])}: {count_of(len(repeated), 'image')} of an earlier PATH again, as "
+            f"{full_name(repeated[0])}; groups share no image, so name each once"
+        )
     places = [named_path(image) for image in images]
     short = {place: PurePosixPath(place).name or place for place in dict.fromkeys(places)}
     distinct = len(set(short.values())) == len(short)
@@ -150,11 +158,6 @@ def with_neighbour_blocks(groups: Groups, size: int) -> Groups:
 def _numbered(names: Sequence[Hashable]) -> list[int]:
     number = {name: index for index, name in enumerate(dict.fromkeys(names))}
     return [number[name] for name in names]
-
-
-def full_name(image: ListedImage) -> str:
-    """Return an image's base as given with its name, so that a table may name it with further folders."""
-    return str(PurePosixPath(image.base) / image.name)
 
 
 def _by_year(folder: Path) -> Groups:

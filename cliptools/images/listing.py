@@ -1,6 +1,7 @@
 """List the images that PATH arguments name (files, folders, globs, tar archives, standard input), in a fixed order.
 
-Masks, depth maps and label pictures that lie beside a photograph (`cat.mask.png` beside `cat.jpg`) are left out.
+Masks, depth maps and label pictures that lie beside a photograph (`cat.mask.png` beside `cat.jpg`) are left out. An image that
+two PATHs name, in any spelling, is listed once, because figures over images would count it twice.
 """
 
 import glob
@@ -9,7 +10,7 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
@@ -34,11 +35,17 @@ class ListedImage(NamedTuple):
     place: str | Span
 
 
-def find(paths: Sequence[str], stdin: BufferedIOBase | None = None, extra_endings: Endings = ()) -> list[ListedImage]:
+def find(
+    paths: Sequence[str],
+    stdin: BufferedIOBase | None = None,
+    extra_endings: Endings = (),
+    repeated: list[ListedImage] | None = None,
+) -> list[ListedImage]:
     """List all images that PATH arguments name, in the order of the arguments and sorted by name within a folder.
 
     Args:
         extra_endings: Endings of archive members to list as well, though they are no images.
+        repeated: List to which images are added that an earlier PATH has; a warning names them if it is None.
 
     Raises:
         UsageError: no path is given, `-` is given twice, or `-` is given while standard input is a terminal.
@@ -51,12 +58,44 @@ def find(paths: Sequence[str], stdin: BufferedIOBase | None = None, extra_ending
     spool = Spool()
     expanded = [match for path in paths for match in ([path] if path == STDIN else _expand(path))]
     omitted: OmittedFiles = Counter()
-    images = _without_maps(list(_images_of(expanded, spool, stdin, extra_endings, omitted)))
+    twice: list[ListedImage] = []
+    images = _without_maps(list(_images_of(expanded, spool, stdin, extra_endings, omitted, twice)))
     if all(image.name.lower().endswith(extra_endings) for image in images):
         raise CliptoolsError(_none_found(expanded, omitted))
     if omitted:
         warn(f"left out beside {count_of(len(images), 'image')}: {omission_text(omitted)}")
+    if repeated is not None:
+        repeated.extend(twice)
+    elif named := [image for image in twice if not image.name.lower().endswith(extra_endings)]:
+        verb = "are" if len(named) > 1 else "is"
+        warn(f"{count_of(len(named), 'image')} {verb} named twice and read once: {full_name(named[0])}")
     return images
+
+
+def full_name(image: ListedImage) -> str:
+    """Return an image's base as given with its name, so that a table may name it with further folders."""
+    return str(PurePosixPath(image.base) / image.name)
+
+
+def distinct_paths(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return PATHs that are data sets of their own, each once, with a warning if one is named twice in any spelling."""
+    first: dict[str, str] = {}
+    for path in paths:
+        if (other := first.setdefault(path if path == STDIN else os.path.realpath(path), path)) is not path and path != STDIN:
+            warn(f"{path} is {other} again, and read once")
+    return tuple(first.values())
+
+
+def _identities(path: str, images: Sequence[ListedImage]) -> list[Hashable]:
+    """Return what identifies each image of a PATH however that is spelled: its real folder and name, or its archive and member.
+
+    A link to a file is an image of its own, as it is within a folder.
+    """
+    places = [  # members of an archive have its name before their own
+        os.path.split(image.place) if isinstance(image.place, str) else (path, image.name.partition("/")[2]) for image in images
+    ]
+    real = {folder: os.path.realpath(folder) for folder in dict.fromkeys(folder for folder, _ in places)}
+    return [(real[folder], name) for folder, name in places]
 
 
 def _without_maps(images: Sequence[ListedImage]) -> list[ListedImage]:
@@ -167,9 +206,17 @@ def _braces(pattern: str) -> Iterator[str]:
 
 
 def _images_of(
-    paths: Sequence[str], spool: Spool, stdin: BufferedIOBase | None, extra_endings: Endings, omitted: OmittedFiles
+    paths: Sequence[str],
+    spool: Spool,
+    stdin: BufferedIOBase | None,
+    extra_endings: Endings,
+    omitted: OmittedFiles,
+    repeated: list[ListedImage],
 ) -> Iterator[ListedImage]:
     """Yield the images path by path; with SKIP_BAD_SHARDS, damaged archives among several are left out with a warning.
+
+    Args:
+        repeated: List to which the images are added that an earlier path has; they are not yielded again.
 
     Raises:
         StreamError: an archive is damaged.
@@ -177,6 +224,7 @@ def _images_of(
     """
     archives = [path for path in paths if path != STDIN and is_tar(path) and not Path(path).is_dir()]
     bad: list[str] = []
+    earlier: set[Hashable] = set()
     for path in paths:
         try:
             images = list(_images_at(path, spool, stdin, extra_endings, omitted))
@@ -187,7 +235,13 @@ def _images_of(
                 raise StreamError(f"{error}; --skip-bad-shards goes on without it") from None
             bad.append(str(error))
             continue
-        yield from images
+        if len(paths) == 1 or not (Path(path).is_dir() or Path(path).is_file()):  # a stream has its images for itself
+            yield from images
+            continue
+        own = _identities(path, images)
+        repeated.extend(image for image, identity in zip(images, own, strict=True) if identity in earlier)
+        yield from (image for image, identity in zip(images, own, strict=True) if identity not in earlier)
+        earlier.update(own)
     if bad and len(bad) == len(paths):
         raise CliptoolsError(f"--skip-bad-shards: all {len(bad)} shards are bad, the first: {bad[0]}")
     if bad:

@@ -19,8 +19,8 @@ from cliptools.emoji.render import SceneSource
 from cliptools.errors import StreamError
 from cliptools.images.annotations import Annotations, by_columns, read_annotations, scene_names
 from cliptools.images.classification import open_classified
-from cliptools.images.groups import Columns, Groups, full_name, read_table, separator_of
-from cliptools.images.listing import ListedImage, find
+from cliptools.images.groups import Columns, Groups, read_table, separator_of
+from cliptools.images.listing import ListedImage, find, full_name
 from cliptools.images.loader import ImageSource, ListedImages
 from cliptools.images.tar import Span
 from cliptools.io.jsonl import parse

@@ -130,7 +130,7 @@ def doubtful_values(tensors: Tensors) -> Iterator[str]:
     for rule in RULES:
         for field, value in _present(tensors):
             for faulty, fault in rule(field, value, tensors):
-                rows = np.flatnonzero(faulty.reshape(len(faulty), -1).any(1))  # (unit, ...) -> (faulty units)
+                rows = np.flatnonzero(faulty.any(tuple(range(1, faulty.ndim))))  # (unit, ...) -> (faulty units)
                 if len(rows):
                     first = unit_name(*unit[rows[0]].tolist())
                     yield f"`{field.name}` {fault}: {len(rows)} of {count_of(len(unit), 'unit')}, as {first}"

@@ -17,6 +17,7 @@ from cliptools.models.origin import HF_PREPROCESSOR, HF_PROCESSOR, OWN_CONFIG, O
 
 INTERPOLATIONS, RESIZES = ("bicubic", "bilinear"), ("shortest", "longest", "squash")
 COLOURS = ("mean", "std")
+LEAST_STD = 1e-6  # pixels divided by less would not fit into the model's numbers
 SPELLED = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize": "resize_mode"}
 PIL_FILTERS = {2: "bilinear", 3: "bicubic"}  # codes in transformers' preprocessor_config.json
 DEFAULT, SIGLIP_DEFAULT = "default (OpenAI's)", "default (SigLIP's)"
@@ -118,11 +119,10 @@ def _is_number(text: str) -> bool:
 def _colour_fault(name: str, numbers: Iterable[int | float], largest: float = 1) -> str | None:
     """Return why numbers are not a mean or standard deviation of pixels from 0 to 1; None if they are."""
     for number in numbers:
-        if not math.isfinite(number) or not 0 <= number <= largest or (name == "std" and number == 0):
+        if not math.isfinite(number) or not 0 <= number <= largest or (name == "std" and number <= LEAST_STD):
             scale = "; divide values for pixels from 0 to 255 by 255" if 1 < number <= 255 else ""
-            return (
-                f"{name} of pixels from 0 to 1 is {'above' if name == 'std' else 'from'} 0 and at most 1, found {number:g}{scale}"
-            )
+            least = f"above {LEAST_STD:g}" if name == "std" else "from 0"
+            return f"{name} of pixels from 0 to 1 is {least} and at most 1, found {number:g}{scale}"
     return None
 
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliptools.console import progress
+from cliptools.console import progress, warn
 from cliptools.devices import Limit, in_halves
 from cliptools.embedded_models import EMBEDDED, EMBEDDED_DIR
 from cliptools.emoji.words import ZERO_SHOT_TEMPLATES, with_article
@@ -39,6 +39,7 @@ from cliptools.text.vocabularies import Pool
 
 CACHE_FORMAT = 1  # increase it when the same texts and weights give other numbers
 SLOT = "{}"
+SHOWN = 60  # characters of a text in a message
 SCHEMES = ("local-dir:", "hf-hub:")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 PROBES = ("A photo of_two cats, 1999.", "x")
@@ -104,14 +105,32 @@ def encode_texts(
     """
     check_templates(templates)
     tokenize = tokenizer_of(loaded)
-    total, limit = torch.zeros((), device=loaded.device), Limit()
+    total, limit, too_long = torch.zeros((), device=loaded.device), Limit(), torch.zeros(len(texts), dtype=torch.bool)
     for template in templates or (SLOT,):
         sentences = [template.replace(SLOT, text) for text in texts]
-        embedded = encode_tokens(loaded, tokenize(sentences), batch_size, cut, limit)
+        tokens = tokenize(sentences)
+        too_long |= _cut_sentences(tokenize, sentences, tokens)
+        embedded = encode_tokens(loaded, tokens, batch_size, cut, limit)
         _check_usable(embedded, sentences)
         total = total + F.normalize(embedded.float(), dim=1)
     _check_usable(total, texts)
+    if too_long.any():
+        whose = f"{int(too_long.sum())} of {len(texts)} texts" + (" are, in templates," if templates else " are")
+        first = texts[int(too_long.int().argmax())][:SHOWN]
+        warn(f"{whose} longer than the {tokens.shape[1]} tokens that {loaded.name} reads; their ends count nothing: {first!r} …")
     return F.normalize(total, dim=1)
+
+
+def _cut_sentences(
+    tokenize: Callable[..., Int[Tensor, "text position"]], sentences: Sequence[str], tokens: Int[Tensor, "text position"]
+) -> Bool[Tensor, " text"]:
+    """Mark sentences whose ends the tokenizer has left out: with room for one more token, they have another end."""
+    length = tokens.shape[1]
+    cut = torch.tensor([len(sentence.encode()) > length - 2 for sentence in sentences])  # a token is a byte or more
+    if rows := cut.nonzero()[:, 0].tolist():
+        more = tokenize([*(sentences[row] for row in rows), ""], length + 1)  # (rows + 1, length + 1)
+        cut[rows] = (more[:-1, :length] != tokens[rows]).any(1) | (more[:-1, length] != more[-1, length])
+    return cut
 
 
 def _check_usable(embedding: Float[Tensor, "text d"], texts: Sequence[str]) -> None:

@@ -41,8 +41,8 @@ class Settings(NamedTuple):
     """Return the second moments of S, K x K numbers a unit."""
 
     def top_of(self, images: int) -> int:
-        """T for so many images."""
-        return top_count(images) if self.top is None else self.top
+        """T for so many images: no more than there are, if it is given."""
+        return top_count(images) if self.top is None else min(self.top, max(images, 1))
 
 
 class Effects(NamedTuple):

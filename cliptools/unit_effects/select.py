@@ -15,8 +15,8 @@ from cliptools.unit_effects.factored import FactoredEffect
 from cliptools.unit_effects.pairs import PairEffect
 from cliptools.unit_effects.resnet_pooling import LAYER, Pairs, PooledHeads, PooledNeurons, supported_resnet
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, choose_any_layers, choose_head_layers
+from cliptools.unit_effects.vit_pooled_second_order import SecondOrderPooled
 from cliptools.unit_effects.vit_pooling import (
-    SecondOrderPooled,
     TokenHeads,
     TokenNeurons,
     TokenPairs,

@@ -25,8 +25,8 @@ from cliptools.errors import ModelError, UsageError
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import Tower, norm_gain
 from cliptools.unit_effects.factored import Listener, UnitBlock, head_units, index_of, neuron_units
-from cliptools.unit_effects.vit_effect import TowerEffect
 from cliptools.unit_effects.vit_second_order import (
+    TowerEffect,
     Trace,
     default_layers,
     has_units,

@@ -23,7 +23,8 @@ each head g of the pooling. The paths are k = (l', h, g), with eff (towers/reado
     S[n, k] = sum over i of eff_i^{l',h,g} p_i^n          D[n, k] = A_g (ls1_{l'} * W_O^h W_V^h (gamma_{l'} * ls2_l * w_n))
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,27 @@ from cliptools.towers.kinds import tower_of
 from cliptools.towers.readout import carried_hooks
 from cliptools.towers.tower import Tower, norm_gain
 from cliptools.unit_effects.factored import Listener, UnitBlock, index_of, neuron_units, wide
-from cliptools.unit_effects.vit_effect import TowerEffect
+
+
+class TowerEffect(ABC):
+    """A factored effect that listens to the forward pass of a tower."""
+
+    def __init__(self, tower: Tower) -> None:
+        self.tower, self.visual = tower, tower.visual
+
+    @abstractmethod
+    def listen(self, blocks: Sequence[UnitBlock]) -> Listener:
+        """Hooks for a forward pass, and the function that gives S of every block after it."""
+
+    @torch.inference_mode()
+    def read(
+        self, image: Float[Tensor, "b 3 y x"], blocks: Sequence[UnitBlock]
+    ) -> tuple[Iterable[Float[Tensor, "b n k"]], Float[Tensor, "b d"]]:
+        """S of every block, and M(I), from one forward pass."""
+        listener = self.listen(blocks)
+        with hooked(listener.hooks):
+            embedding = self.visual(image.to(self.tower.weight.device, self.tower.weight.dtype))
+        return listener.scalars(embedding), embedding
 
 
 class SecondOrder(TowerEffect):

@@ -83,8 +83,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_image_groups.py: no image of the split test",
     ),
     ("images/classification/grouped.py", "_grouped"): ("tests/test_image_groups.py: have the same class",),
-    ("images/classification/scene_groups.py", "_row"): ("tests/test_image_groups.py: has no `pair`, `label`",),
-    ("images/classification/scene_groups.py", "_records"): ("tests/test_image_groups.py: has no record",),
+    ("images/classification/grouped.py", "_scene_row"): ("tests/test_image_groups.py: has no `pair`, `label`",),
+    ("images/classification/grouped.py", "_scene_records"): ("tests/test_image_groups.py: has no record",),
     ("images/classification/group_tables.py", "attribute_rows"): ("tests/test_image_groups.py: name a file for --labels",),
     ("images/classification/group_tables.py", "_attributed"): ("tests/test_image_groups.py: no place of 3.png",),
     ("images/classification/group_tables.py", "metadata_rows"): (
@@ -211,7 +211,10 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/mask.py", "mask_hooks"): ("tests/test_edit.py: a mask of another model", "tests/test_edit.py: do not fit the model"),
     ("front/mask.py", "masked_units"): ("tests/test_edit.py: weights put units of a ResNet",),
     ("front/judge.py", "_judge"): ("tests/test_judge.py: the bundle's own model",),
-    ("front/judge.py", "judged"): ("tests/test_judge.py: needs effects in factored form",),
+    ("front/judge.py", "judged"): (
+        "tests/test_judge.py: needs effects in factored form",
+        "tests/test_judge.py: no units to judge",
+    ),
     ("front/judge_images.py", "_opened"): ("tests/test_judge.py: needs images as paths",),
     ("front/judge_images.py", "_rendered"): (
         "tests/test_judge.py: made from the scenes of this seed",
@@ -263,6 +266,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/vocabulary.py", "vocabulary"): ("tests/test_front_results.py: the name of a vocabulary, a file, or a list of texts",),
     ("front/vocabulary.py", "vocabulary_of"): ("tests/test_front_words.py: is not the vocabulary",),
     ("front/verify.py", "verified"): ("tests/test_verify.py: --verify needs effects in factored form",),
+    ("front/verify_judged.py", "candidates_of"): ("tests/test_verify.py: no unit has words to rank",),
     ("front/verify_judged.py", "judged_file"): ("tests/test_verify.py: a judged bundle beside other paths",),
     ("front/verify_judged.py", "judged_units"): (
         "tests/test_verify.py: a bundle without `judged_read`",
@@ -372,7 +376,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("models/dictionary_file.py", "_content"): ("tests/test_dictionary_files.py: No such",),
     ("models/dictionary_file.py", "_config_beside"): ("needs a file that this user cannot read",),
     ("models/dictionary_file.py", "_json"): ("tests/test_dictionary_files.py: is no JSON object",),
-    ("models/dictionary_file.py", "_settings"): (
+    ("models/dictionary_settings.py", "settings_of"): (
         "tests/test_dictionary_files.py: a gated autoencoder",
         "tests/test_dictionary_files.py: one head's outputs",
         "tests/test_dictionary_files.py: normalize_activations 'whiten'",

@@ -60,6 +60,17 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def over_runs(figures: Sequence[Share]) -> Share:
+    """Return the mean of figures, from the lowest to the highest end of their intervals."""
+    value, low, high = zip(*figures, strict=True)
+    return Share(mean(value), min(low), max(high))
+
+
+def shares(rows: Iterable[Row], column: str) -> list[Share]:
+    """Return a column of rows, with the intervals beside it."""
+    return [row.share(column) for row in rows]
+
+
 def distinct(rows: Iterable[Row], column: str) -> list[str]:
     """Return the different cells of a column, in the order of the rows."""
     return list(dict.fromkeys(row.text(column) for row in rows))

@@ -26,7 +26,8 @@ PART = re.compile(r"<!-- part: (?P<name>[a-z0-9-]+) -->(?P<line_end>\n?).*?<!-- 
 COMPARISONS: tuple[Callable[..., Any], ...] = (
     comparison.ascending, comparison.better, comparison.better_at, comparison.compare, comparison.containing,
     counts_in, comparison.distinct, comparison.first_even, comparison.first_within, comparison.larger,
-    comparison.leader, comparison.listed, comparison.mean, comparison.numbers, comparison.paired, comparison.say,
+    comparison.leader, comparison.listed, comparison.mean, comparison.numbers, comparison.over_runs,
+    comparison.paired, comparison.say, comparison.shares,
     comparison.shown, comparison.sign, comparison.span, comparison.texts_of, wilson, difference,
     repairs.blind_repairs, repairs.planted_kinds, repairs.repaired,
     typographic.attacked, typographic.carriers, typographic.part_change,

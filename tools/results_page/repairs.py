@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from cliptools.text.emoji_concepts import PAIR
 from examples.result_tables import Row, Share, Tables
-from tools.results_page.comparison import LESS, MORE, compare, mean, numbers
+from tools.results_page.comparison import LESS, MORE, compare, mean, numbers, over_runs
 
 TABLE, UNNAMED = "repair", "repair-unnamed"
 HOW = ("null", "zero")
@@ -33,12 +33,12 @@ class Way(NamedTuple):
 
     def gain(self) -> Share:
         """Return the mean of the gain over the seeds, with the ends of all intervals."""
-        return over_seeds(self.gains())
+        return over_runs(self.gains())
 
     def zero_shot_change(self) -> Share:
         """Return the mean change of zero-shot accuracy over the seeds, with the ends of all intervals."""
         ends = [(row.number("zero_shot_low"), row.number("zero_shot_high")) for row in self.rows]
-        return over_seeds([Share(change, *end) for change, end in zip(self._zero_shot_changes(), ends, strict=True)])
+        return over_runs([Share(change, *end) for change, end in zip(self._zero_shot_changes(), ends, strict=True)])
 
     def _zero_shot_changes(self) -> list[float]:
         return [row.number("zero_shot_after") - row.number("zero_shot") for row in self.rows]
@@ -94,12 +94,6 @@ def _goals(way: Way, least: float) -> list[Goal]:
     groups = [Goal(column, way.mean(column), -lost) for column, lost in LOST.items()]
     zero_shot = Goal("zero_shot", 100 * way.zero_shot_change().value, -ZERO_SHOT_LOST)
     return [Goal("error_gone", way.mean("error_gone"), least), *groups, zero_shot]
-
-
-def over_seeds(figures: Sequence[Share]) -> Share:
-    """Return the mean of figures, from the lowest to the highest end of their intervals."""
-    value, low, high = zip(*figures, strict=True)
-    return Share(mean(value), min(low), max(high))
 
 
 def repaired(tables: Tables, model: str) -> Repaired:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cliptools.analysis import ABLATE, RECONSTRUCT, WORDS_ALONG
 from cliptools.cli.app import Batching, Output, Sampling, choose_format, open_input, parse_layers, parse_percentage
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.errors import UsageError
 from cliptools.front.ablate_images import open_with_groups
 from cliptools.front.ablate_pass import measure_settings
@@ -17,6 +18,7 @@ from cliptools.front.ablate_records import ablate_table
 from cliptools.front.ablate_settings import AblateRequest, settings_of
 from cliptools.front.images import Reading
 from cliptools.front.tables import rendered
+from cliptools.images.classification import is_label_file
 from cliptools.images.groups import Columns
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import text_output
@@ -69,6 +71,7 @@ def run(options: AblateOptions) -> None:
     if "-" in options.paths and ("-" in map(str, options.bundles) or not options.bundles):
         raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     check_template_options(options.templates)
+    _check_effects(options)
     bundles = _read_bundles(options.bundles)
     settings = settings_of(bundles, request)
     columns = Columns(options.image_column, options.label_column)
@@ -82,6 +85,18 @@ def run(options: AblateOptions) -> None:
             return
         for record in records:
             write_record(stream, record)
+
+
+def _check_effects(options: AblateOptions) -> None:
+    """Reject options that have no effect without another one.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if "pc" not in _parts(options.reconstruct):
+        refuse_idle(("components",), "without --reconstruct pc")
+    if not is_label_file(options.labels):
+        refuse_idle(("image_column", "label_column"), "without --labels FILE")
 
 
 def _request(options: AblateOptions) -> AblateRequest:
@@ -155,6 +170,6 @@ def _kinds(text: str | None, option: str, choices: Sequence[str]) -> tuple[str, 
 
 def _numbers(text: str | None, option: str) -> tuple[int, ...]:
     parts = _parts(text)
-    if invalid := [part for part in parts if not part.isdigit() or int(part) < 1]:
+    if invalid := [part for part in parts if not part.isdecimal() or int(part) < 1]:
         raise UsageError(f"{option} {text}: expected numbers of at least 1, as 1,2,4, found {invalid[0]!r}")
     return tuple(int(part) for part in parts)

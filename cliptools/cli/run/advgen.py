@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cliptools.cli.app import Output, choose_format, open_input
 from cliptools.cli.run.advgen_pictures import EMOJI, PictureOptions, load_evaluation, picture_records
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.console import count_of, note, progress
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import CliptoolsError, UsageError
@@ -30,6 +31,19 @@ from cliptools.io.jsonl import write_record
 from cliptools.io.text_file import file_beside
 from cliptools.models.unusable import Screen
 
+WRITING = ("llm", "grammar", "descriptions", "take", "words_per_caption")
+PAINTING = (
+    "painter",
+    "images",
+    "upscaler",
+    "size",
+    "steps",
+    "guidance",
+    "dtype",
+    "offload",
+)
+JUDGING = ("judge_preprocess", "judge_classes", "judge_top")
+"""Parameters of the three parts of the work."""
 LEFT_OUT_WORDS = 8  # the most frequent words that the note on undrawn words lists
 NONE_PASSED = "no description passed for any pair: all of them lack the depicted class or name the predicted one"
 
@@ -85,10 +99,29 @@ def _check_options(options: AdvgenOptions) -> None:
         raise UsageError("--resume needs --out-dir")
     if options.captions_only and options.out_dir is not None:
         raise UsageError("--captions-only paints nothing, so --out-dir does not apply: leave one of them out")
+    _check_effects(options)
     if not options.images_only and options.llm != TEMPLATE:
         check_chat(options.llm)
         if options.grammar == "shape" and options.words_per_caption > MOST_WORDS:
             raise UsageError(f"--words-per-caption {options.words_per_caption}: at most {MOST_WORDS} with --grammar shape")
+
+
+def _check_effects(options: AdvgenOptions) -> None:
+    """Reject options of a part of the work that is not done.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if options.images_only:
+        refuse_idle(WRITING, "with --images-only, which writes no descriptions")
+    if options.llm == TEMPLATE:
+        refuse_idle(("grammar",), "with --llm template")
+    if options.captions_only:
+        refuse_idle((*PAINTING, *JUDGING, "judge"), "with --captions-only, which paints nothing")
+        if options.output_format == "table":
+            raise UsageError("--captions-only writes JSON lines, which --images-only reads: leave out -f table")
+    if options.judge is None:
+        refuse_idle(JUDGING, "without --judge")
 
 
 def _read_input(options: AdvgenOptions) -> tuple[list[WordList], list[Description], str]:
@@ -139,6 +172,7 @@ def _choose_painter(options: AdvgenOptions, descriptions: Sequence[Description],
     for option, value in diffusion_only.items():
         if value is not None:
             raise UsageError(f"{option} does not apply to the emoji painter; name a diffusers pipeline with --painter")
+    refuse_idle(("offload",), "with the emoji painter")
     return painter
 
 

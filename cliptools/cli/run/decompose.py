@@ -9,6 +9,7 @@ from pathlib import Path
 from cliptools.analysis.pursuit import Center, Normalize
 from cliptools.cli.app import Output, choose_format, history_arguments
 from cliptools.cli.run.bundle_output import emit, read_neurons
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.errors import UsageError
 from cliptools.front.bundles import with_step
 from cliptools.front.decompose import decompose
@@ -50,6 +51,8 @@ def run(options: DecomposeOptions) -> None:
     output_format = choose_format(options.output_format, options.output, "safetensors")
     if options.resume and not is_kept(options.output):
         raise UsageError("--resume needs -o FILE: the run continues from FILE.part")
+    if options.method == "textspan":
+        refuse_idle(("resume",), "with --method textspan, whose texts are not kept while it runs")
     effects = read_neurons(options.bundle, device=options.device)
     with kept_parts(options.output, options.resume) as parts:
         bundle = decompose(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cliptools.cli.app import Batching, Sampling, choose_format, history_arguments, open_input, parse_layers
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.errors import UsageError
 from cliptools.front.edit_choose import LOSS, ChoiceRequest, choose_units
 from cliptools.front.edit_means import MeanImages
@@ -70,6 +71,8 @@ def run(options: EditOptions) -> None:
     request, choice = _request(options), _choice(options)
     request.check()
     bundle, lines = _read_units(options)
+    if lines is None and not (options.sees or options.writes):
+        refuse_idle(("pool", "templates"), "without --sees or --writes, as no text is embedded")
     record = _write(options, bundle, lines, request, choice)
     with text_output(None) as stream:
         if output_format == "table":

@@ -14,6 +14,7 @@ import torch
 from cliptools.cli.app import Measuring, Output, Sampling, history_arguments, parse_layers, parse_percentage
 from cliptools.cli.run.bundle_output import emit
 from cliptools.cli.run.shards import bundle_format, write_partial
+from cliptools.cli.surroundings import LONGEST_NUMBER
 from cliptools.console import count_of, note, summarise
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import CliptoolsError, UsageError
@@ -123,7 +124,7 @@ def _parse_shard(text: str) -> tuple[int, int]:
         UsageError: the text has another form, or the first number is not from 1 to N.
     """
     i, slash, n = text.partition("/")
-    if not (slash and i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+    if not (slash and i.isdecimal() and n.isdecimal() and len(n) <= LONGEST_NUMBER and 1 <= int(i) <= int(n)):
         raise UsageError(f"--shard {text}: expected I/N with I from 1 to N, for example 3/8")
     return int(i), int(n)
 

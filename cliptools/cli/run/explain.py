@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cliptools.cli.app import Batching, Output, Sampling, choose_format, open_input, parse_layers, parse_percentage
 from cliptools.cli.run.segment_images import Stems, write_file
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.errors import UsageError
 from cliptools.front.explain import ExplainRequest, explanations
 from cliptools.front.explained import Explanation, explain_table
@@ -64,8 +65,8 @@ def run(options: ExplainOptions) -> None:
         check_figure(options.figure_format)
         if options.maps is not None and options.maps.resolve() == options.figures.resolve():
             raise UsageError(f"--figures {options.figures}: also the folder of --maps, with files of the same names; name two")
-    elif options.dark:
-        raise UsageError("--dark needs --figures FOLDER")
+    else:
+        refuse_idle(("figure_format", "dark"), "without --figures")
     source = open_images(options.paths)
     stream, name = open_input(options.bundle, "a bundle of clip-effects or clip-decompose", "--bundle FILE")
     with stream:

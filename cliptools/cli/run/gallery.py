@@ -21,6 +21,7 @@ from cliptools.cli.run.gallery_records import (
     mask_records,
 )
 from cliptools.cli.run.sheet import heading
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.console import note, progress
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.unit_records import order_units, seen_words, signed_words, strength, weight_name
@@ -60,13 +61,15 @@ def run(options: GalleryOptions) -> None:
 
     Raises:
         StreamError: The input is not a bundle with top images, or records are damaged or belong to another model.
-        UsageError: Both -o and --folder are given, --maps is given without --explained, or --images-from contains no image of the
-            bundle.
+        UsageError: Both -o and --folder are given, --maps is given without --explained, an option has no effect, or --images-from
+            contains no image of the bundle.
     """
     if options.folder is not None and options.output is not None:
         raise UsageError("-o writes one file and --folder many: give only one of them")
     if options.maps is not None and options.explained is None:
         raise UsageError("--maps needs --explained, whose records name the maps")
+    if not (options.images_from or options.masks or options.fooled or options.maps):
+        refuse_idle(("pixels",), "without --images-from, --masks, --fooled or --maps, whose pictures are files")
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
     with stream:
         bundle = read_bundle(stream, name)

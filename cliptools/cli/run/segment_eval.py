@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from torch import Tensor
 from cliptools.cli.app import choose_format, open_input
 from cliptools.cli.run.segment_eval_labels import Scenes, check_numbering, classes_of, labelled_folder, labelled_scenes
 from cliptools.cli.run.segment_images import CommonOptions, check_inputs, open_bundle
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.console import count_of, note, progress, summarise, warn
 from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, ImageError, UsageError
@@ -29,6 +30,7 @@ from cliptools.front.heat_maps import Segmenter, TextScores, heat_maps, load_seg
 from cliptools.front.label_maps import Cut, Labeller, keys_of, load_labeller
 from cliptools.front.segment_setup import OpenedBundle, check_applicable, check_texts, parse_threshold
 from cliptools.front.tables import write_table
+from cliptools.images.listing import distinct_paths
 from cliptools.images.loader import same_shapes
 from cliptools.images.segmentation.label_maps import IGNORED, LabelledImage
 from cliptools.images.segmentation.masked_image import MaskBasis, MaskedImage, Reading
@@ -138,12 +140,17 @@ class Report:
 
 def run(options: SegmentEvalOptions) -> None:
     """Compare heat maps, or label maps of a CLIP-ResNet, with the ground truth; write the figures."""
+    options = replace(options, paths=distinct_paths(options.paths))
     check_inputs(options)
     check_texts(options.texts, options.classes)
     thresholds = tuple(parse_threshold(text) for text in options.thresholds or ("0.5",))
     output_format = choose_format(options.output_format, options.output, "jsonl")
     if options.labels and len(options.paths) != 1:
         raise UsageError(f"--labels: expected one folder of images, found {len(options.paths)} paths")
+    if options.labels is None:
+        refuse_idle(("first_label",), "without --labels, as scenes name their classes")
+        if set(options.paths) == {"-"}:
+            refuse_idle(("mask_pixels",), "on scenes, whose pictures no EXIF turns")
     opened = open_bundle(options)
     label_maps = opened.by_pairs and not options.texts
     labels = {"--labels": options.labels, "--first-label": options.first_label, "--background": options.backgrounds}
@@ -151,6 +158,7 @@ def run(options: SegmentEvalOptions) -> None:
         options,
         resnet=opened.resnet,
         by_pairs=opened.by_pairs,
+        method=opened.method,
         label_maps=label_maps,
         heat_map_only={"--threshold": options.thresholds},
         label_map_only=labels,
@@ -259,6 +267,7 @@ def _evaluate_label_maps(opened: OpenedBundle, options: SegmentEvalOptions, repo
             numbers = options.first_label, options.ignored, options.mask_pixels
             images = labelled_folder(Path(options.paths[0]), options.labels, len(labeller.classes) - 1, *numbers)
         else:
+            refuse_idle(("mask_pixels",), "on scenes, whose pictures no EXIF turns")
             scenes = Scenes(options.paths, options.ignored, stack)
             classes = class_list(options.classes, known=False).classes if options.classes else classes_of(scenes)
             labeller = load_labeller(opened, classes, options, options.backgrounds)

@@ -16,6 +16,7 @@ from typing import Any
 
 from cliptools.cli.app import Output, Reading, choose_format
 from cliptools.cli.run.bundle_output import read_neurons
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.mask import mask_hooks
 from cliptools.front.segment import open_segments
@@ -204,8 +205,8 @@ def _request(options: SegmentOptions) -> SegmentRequest:
         raise UsageError("--resume needs --out-dir, the folder to continue")
     if options.figures is not None:
         check_figure(options.figure_format)
-    elif options.dark:
-        raise UsageError("--dark needs --figures FOLDER")
+    else:
+        refuse_idle(("figure_format", "dark"), "without --figures")
     return request
 
 

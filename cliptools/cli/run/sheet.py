@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cliptools.analysis.selection import rows_named
 from cliptools.cli.app import Reading, open_input
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.front.unit_records import order_units, positive_and_negative, seen_title, seen_words, signed_words
@@ -58,6 +59,8 @@ def run(options: SheetOptions) -> None:
         ImageError: An image cannot be read, with --strict.
     """
     check_sheet(options.output, "-o")
+    if options.units:
+        refuse_idle(("sort", "head"), "with --units, which are all drawn in their own order")
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
     with stream:
         bundle = read_bundle(stream, name)

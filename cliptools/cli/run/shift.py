@@ -41,6 +41,7 @@ from cliptools.cli.run.shift_units import (
 )
 from cliptools.cli.run.shift_word_drift import run_words
 from cliptools.cli.run.shift_words import WordOptions
+from cliptools.cli.surroundings import LONGEST_NUMBER, refuse_idle
 from cliptools.console import count_of, warn
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.unit_records import record_source
@@ -150,11 +151,26 @@ def _check_usage(options: ShiftOptions) -> None:
         raise UsageError("--by text uses no units: leave out --layers")
     if options.by == "text" and options.choose:
         raise UsageError("--by text uses no units: leave out --choose")
+    _check_effects(options)
     _check_block(options)
     if options.templates:
         check_template_options(options.templates)
     if options.plot:
         kind_of(options.plot, "--plot")
+
+
+def _check_effects(options: ShiftOptions) -> None:
+    """Reject options that have no effect without another one.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if not (options.groups or options.labels):
+        refuse_idle(("image_column",), "without --groups or --labels")
+    if not options.groups:
+        refuse_idle(("group_column",), "without --groups")
+    if options.by == "text":
+        refuse_idle(("units_per_concept",), "with --by text, which uses no units")
 
 
 def _check_words(options: ShiftOptions) -> None:
@@ -183,7 +199,7 @@ def _check_block(options: ShiftOptions) -> None:
     block = options.block
     if block is None:
         return
-    if block.isdecimal() and int(block) < 2:
+    if block.isdecimal() and (len(block) > LONGEST_NUMBER or int(block) < 2):
         raise UsageError(f"--block {block}: expected a number of consecutive images, 2 or more, or a column of --groups")
     if not block.isdecimal() and not options.groups:
         raise UsageError(f"--block {block} is a column of --groups, which is not given; expected that, or a number of images")

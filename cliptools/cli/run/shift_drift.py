@@ -93,7 +93,14 @@ def add_drift(records: Sequence[Record], baseline: Baseline, alarm: Alarm) -> No
 
 def sample_record(sample: Sample) -> Record:
     """Return the figures of a sample, with as many digits as a later run needs for its comparison."""
-    return {name: rounded(getattr(sample, name), DIGITS) for name in FIGURES}
+    figures = ((name, getattr(sample, name)) for name in FIGURES)
+    return {name: None if value is None else rounded(value, DIGITS) for name, value in figures}
+
+
+def error_cell(record: Record) -> str:
+    """Return the table's cell for a standard error, a dash if a single image has none."""
+    error = record["standard_error"]
+    return "–" if error is None else f"{error:.4f}"
 
 
 def size_of(record: Record) -> int:
@@ -246,7 +253,7 @@ def shift_table(records: Sequence[Record], totals: Sequence[Record]) -> bytes:
         z = drift.get("z")
         cells = {"concept": "" if concept == before else concept, "group": record["group"], "images": str(record["images"])}
         cells |= {"blocks": str(record.get("blocks", ""))}
-        cells |= {"share": f"{record['mean']:.4f}", "± s.e.": f"{record['standard_error']:.4f}"}
+        cells |= {"share": f"{record['mean']:.4f}", "± s.e.": error_cell(record)}
         cells |= {"shown": f"{record['frequency']:.0%}" if "frequency" in record else "–"}
         cells |= {"z": "–" if z is None else f"{z:+.1f}", "drift": "DRIFT" if drift.get("alarm") else ""}
         table.add_row(*(Text(cells[title]) for title in titles))

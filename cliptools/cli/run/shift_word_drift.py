@@ -25,7 +25,7 @@ from cliptools.analysis.shift_statistics import (
     pooled_groups,
 )
 from cliptools.analysis.word_shares import WordSums
-from cliptools.cli.run.shift_drift import alarmed, alike_warning, are_alike, group_warnings, sample_record, size_of
+from cliptools.cli.run.shift_drift import alarmed, alike_warning, are_alike, error_cell, group_warnings, sample_record, size_of
 from cliptools.cli.run.shift_units import Images, Record
 from cliptools.cli.run.shift_words import UNITS, WordOptions, WordPlan, make_plan, measure_words, word_records
 from cliptools.console import count_of, warn
@@ -248,7 +248,7 @@ def _cells(record: Record) -> dict[str, str]:
     units = record.get("units", []) if drift is None else drift["units"]
     names = [unit_name(unit["layer"], unit.get("neuron", -1), unit.get("head", -1)) for unit in units[:TABLE_UNITS]]
     cells = {name: str(record.get(name, "")) for name in ("word", "by", "group", "images", "blocks")}
-    cells |= {"mean": f"{record['mean']:.4f}", "± s.e.": f"{record['standard_error']:.4f}", "units": "  ".join(names)}
+    cells |= {"mean": f"{record['mean']:.4f}", "± s.e.": error_cell(record), "units": "  ".join(names)}
     if drift is None:
         return cells | dict.fromkeys(("effect (95 %)", "z", "q"), "–") | {"drift": ""}
     effect = drift["effect"]

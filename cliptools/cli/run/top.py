@@ -1,6 +1,6 @@
 """clip-top: writes the top images of units, with the units' inertia, as records, a table and a contact sheet.
 
-front/top.py finds them and reads them again.
+front/top.py chooses the units, front/top_images.py finds their images and reads them again.
 """
 
 import math
@@ -12,11 +12,12 @@ from rich.text import Text
 
 from cliptools.cli.app import Batching, Output, choose_format, open_input, parse_layers
 from cliptools.cli.run.sheet import OUTLINE_NOTE, check_sheet, sheet_bytes, unit_row
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
 from cliptools.front.tables import rendered
-from cliptools.front.top import Top, TopImages, TopRequest, check_beside, find_tops, require_top_images, top_records, top_table
+from cliptools.front.top import check_beside, find_tops, require_top_images, top_records, top_table
 from cliptools.front.top_files import (
     THRESHOLD,
     PlacedUnit,
@@ -26,6 +27,7 @@ from cliptools.front.top_files import (
     lines_of,
     outlined_pictures,
 )
+from cliptools.front.top_images import Top, TopImages, TopRequest
 from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import binary_output, text_output
 from cliptools.io.jsonl import write_record
@@ -63,6 +65,7 @@ def run(options: TopOptions) -> None:
     inputs = [options.bundle, *([options.beside] if options.beside else []), *(Path(p) for p in options.paths if p == "-")]
     if sum(path is None or str(path) == "-" for path in inputs) > 1:
         raise UsageError("only one of PATH, --bundle and --beside can come from standard input: name files")
+    _check_effects(options)
     if options.files or options.null or options.above:
         _write_files(options)
         return
@@ -86,6 +89,20 @@ def run(options: TopOptions) -> None:
             return
         for record in top_records(tops, options.raw):
             write_record(stream, record)
+
+
+def _check_effects(options: TopOptions) -> None:
+    """Reject options that have no effect beside or without another one.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if not options.word:
+        refuse_idle(("strongest",), "without --word")
+    if options.above is not None:
+        refuse_idle(("images_per_unit",), "with --above, which takes all listed images above a norm")
+    if options.files:
+        refuse_idle(("inertia_images",), "with --files, which reads no image")
 
 
 def _write_files(options: TopOptions) -> None:

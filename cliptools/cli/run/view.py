@@ -16,6 +16,7 @@ from jaxtyping import Int
 from cliptools.analysis.selection import by_comparison, by_layers, by_units, by_word
 from cliptools.cli.app import Options, Output, choose_format, history_arguments, open_input, parse_layers
 from cliptools.cli.run.bundle_output import emit
+from cliptools.cli.surroundings import refuse_idle
 from cliptools.console import count_of, escape, harmless_json
 from cliptools.errors import ImageError, StreamError, UsageError
 from cliptools.front.unit_records import order_units
@@ -62,8 +63,9 @@ def run(options: ViewOptions) -> None:
 
     Raises:
         StreamError: The input is not a bundle, or the check finds a fault.
-        UsageError: The bundle lacks a tensor or a unit that the selection needs.
+        UsageError: The bundle lacks a tensor or a unit that the selection needs, or an option has no effect.
     """
+    _check_effects(options)
     stream, name = open_input(options.bundle, "a bundle", "BUNDLE")
     with stream:
         if options.header:
@@ -77,6 +79,21 @@ def run(options: ViewOptions) -> None:
     if options.is_given:
         part = part.with_tensors(part.header.after(TOOL, _arguments(options)))
     emit(part, choose_format(options.output_format, options.output, "safetensors"), options.output)
+
+
+def _check_effects(options: ViewOptions) -> None:
+    """Reject options that have no effect beside or without another one.
+
+    Raises:
+        UsageError: there is one.
+    """
+    selection = [field.name for field in fields(Selection)]
+    if options.header:
+        refuse_idle((*selection, "check", "output_format"), "with --header, which prints the header of the whole bundle as JSON")
+    if options.check:
+        refuse_idle((*selection, "output_format"), "with --check, which checks the whole bundle and prints lines")
+    if not options.word:
+        refuse_idle(("strongest",), "without --word")
 
 
 def _arguments(options: ViewOptions) -> dict[str, object]:

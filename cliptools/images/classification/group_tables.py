@@ -13,8 +13,8 @@ from typing import NamedTuple
 from cliptools.errors import StreamError, UsageError
 from cliptools.images.classification.class_rows import ClassRows, Label, LabelledImages
 from cliptools.images.classification.label_files import by_file
-from cliptools.images.groups import Columns, ImageNames, column_names, column_of, full_name, place_in
-from cliptools.images.listing import ListedImage, find
+from cliptools.images.groups import Columns, ImageNames, column_names, column_of, place_in
+from cliptools.images.listing import ListedImage, find, full_name
 from cliptools.io.text_file import read_text
 from cliptools.text.classes import ClassName
 

@@ -6,26 +6,28 @@ several planted pairs are several tasks: classifications of their own, each amon
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
 from cliptools.console import warn
 from cliptools.errors import StreamError, UsageError
+from cliptools.images.annotations import SCENES as SCENES_FILE
+from cliptools.images.annotations import member_record
 from cliptools.images.classification import ClassifiedImages, classified, is_label_file
 from cliptools.images.classification.class_rows import Label, LabelledImages, number_labels
 from cliptools.images.classification.group_tables import TRAINING, TableRow, attribute_rows, metadata_rows, split_of
 from cliptools.images.classification.label_files import SPLITS
-from cliptools.images.classification.scene_groups import scene_rows
-from cliptools.images.groups import Columns
-from cliptools.images.listing import ListedImage, find, named_path
+from cliptools.images.groups import Columns, without_ending
+from cliptools.images.listing import ListedImage, find, full_name, named_path
 from cliptools.images.tar import Span
+from cliptools.io.jsonl import file_objects
 
 FOLDERS, SCENES = "folders", "scenes"  # values of --groups other than a file or a column
 DEPTH = 2  # levels of folders: class and value
@@ -91,7 +93,7 @@ def open_grouped(
     elif labels is not None:
         raise UsageError(f"--groups {groups} has the classes too: leave out --labels")
     else:
-        rows, known = (folder_rows if groups == FOLDERS else scene_rows)(paths, stdin), None
+        rows, known = (folder_rows if groups == FOLDERS else _scene_rows)(paths, stdin), None
     kept = _of_split(rows, split, f"--groups {groups}")
     labelled = number_labels([row.image for row in kept], (row.label for row in kept), "it has no class")
     images = classified(labelled._replace(classes=known), classes)
@@ -210,3 +212,53 @@ def _training(rows: Sequence[TableRow], labelled: LabelledImages, images: Classi
         (row.task, row_of[row.label], row.value) for row in rows if split_of(row.split) == TRAINING and row.label in row_of
     )
     return counts or None
+
+
+def _scene_rows(paths: Sequence[str], stdin: BufferedIOBase | None) -> list[TableRow]:
+    """Return class, value, pair and split of scenes.
+
+    Raises:
+        StreamError: an image has no record of a scene with a group.
+    """
+    return [_scene_row(image, record) for image, record in _scene_records(find(paths, stdin))]
+
+
+def _scene_row(image: ListedImage, record: dict[str, Any]) -> TableRow:
+    label, beside, pair, split = (record.get(field) for field in ("label", "beside", "pair", "split"))
+    if not (isinstance(label, str) and isinstance(beside, str) and isinstance(pair, str) and isinstance(split, str)):
+        raise StreamError(
+            f"--groups scenes: the record of {image.name} has no `pair`, `label`, `beside` and `split`, as clip-scenes "
+            "--groups writes them"
+        )
+    return TableRow(image, label, beside, pair, split)
+
+
+def _scene_records(images: Sequence[ListedImage]) -> Iterator[tuple[ListedImage, dict[str, Any]]]:
+    """Yield each image with its record.
+
+    Raises:
+        StreamError: an image has no record.
+    """
+    by_folder: dict[Path, dict[str, dict[str, Any]]] = {}
+    for image in images:
+        record = member_record(image.name, image.place) if isinstance(image.place, Span) else _line(image, by_folder)
+        if record is None:
+            raise StreamError(
+                f"--groups scenes: {image.name} has no record: expected KEY.json after it in its archive, or {SCENES_FILE} in a "
+                "folder above it, as clip-scenes --groups writes them"
+            )
+        yield image, record
+
+
+def _line(image: ListedImage, by_folder: dict[Path, dict[str, dict[str, Any]]]) -> dict[str, Any] | None:
+    """Return the line of an image in the scenes.jsonl of the next folder above it that has one."""
+    for folder in Path(str(image.place)).parents:
+        if folder not in by_folder:
+            path = folder / SCENES_FILE
+            lines = file_objects(path, f"--groups scenes {path}") if path.is_file() else ()
+            by_folder[folder] = {str(record.get("key")): record for _, record in lines}
+        if records := by_folder[folder]:
+            parts = PurePosixPath(without_ending(full_name(image))).parts
+            tails = ("/".join(parts[start:]) for start in range(len(parts)))
+            return next((records[tail] for tail in tails if tail in records), None)
+    return None

@@ -25,8 +25,8 @@ from cliptools.errors import StreamError, UsageError
 from cliptools.images.annotations import SCENES, Annotations, scene_names
 from cliptools.images.classification.class_rows import IMAGENET, Label, LabelledImages, load_rows, number_labels
 from cliptools.images.decode import PICTURES, is_picture
-from cliptools.images.groups import SEPARATORS, Columns, ImageNames, column_of, full_name, is_json, place_in, separator_of
-from cliptools.images.listing import STDIN, ListedImage, find, named_path
+from cliptools.images.groups import SEPARATORS, Columns, ImageNames, column_of, is_json, place_in, separator_of
+from cliptools.images.listing import STDIN, ListedImage, find, full_name, named_path
 from cliptools.images.stanford_cars import read_variables
 from cliptools.images.tar import TAR_ENDINGS, Span
 from cliptools.io.jsonl import WHOLE, whole_number
