@@ -1,4 +1,4 @@
-"""What the shares of a margin need of an image tower: passes with the scalars of units and heads, and maps of where a unit acts.
+"""Image towers as the shares of a margin need them: passes with the scalars of units and heads, and maps of where a unit acts.
 
 A `Tower` has the effect of the units and the direct effects of all heads. Its pass over some images has the scalars S of units
 (unit_effects/factored.py, Eq. 1), also of each token alone: S is a sum over tokens, so that a pass with a single token gives that

@@ -1,8 +1,8 @@
 """The process in which a command runs: environment variables, standard input, memory and installed packages.
 
-Environment variables can set options; this module defines their names and separators. An option that the command line gives
-although it has no effect there is an error; from the environment it is not. Standard input can be read only once, so
-a command line on which two options read it is refused. When memory runs out, the message names the options that would need less.
+Environment variables can set options; this module defines their names and separators. An option on the command line that asks for
+something which the run does not give is an error; a variable is not. Standard input can be read only once, so a command line on
+which two options read it is refused. When memory runs out, the message names the options that would need less.
 When an installed package cannot be imported, one line names the package and the reason.
 """
 
@@ -26,8 +26,6 @@ from cliptools.launch import NEEDED
 
 OWN_VARIABLE = {"BY", "CENTER", "GROUPS", "IMAGES", "LABELS", "MASK", "METHOD", "NEURONS", "SIZE", "SPLIT", "UNITS"}
 """Options with a different meaning in each command: the names of their variables include the command."""
-
-
 LONGEST_NUMBER = 18  # digits of a number in a text: below 2^63, so that a bundle that records it can be read again
 
 

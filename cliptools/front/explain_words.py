@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cliptools.analysis.pursuit import text_space
 from cliptools.analysis.seen import ReadDirections, overlapping_texts, seen_texts
-from cliptools.front.unit_records import positive_and_negative, seen_words, signed_words, weight_name
+from cliptools.front.unit_records import positive_and_negative, seen_words, signed_words, weight_name, word_records
 from cliptools.front.vocabulary import Vocabulary, default_vocabulary, vocabulary
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded
@@ -59,15 +59,13 @@ class UnitWords:
         overlap = overlapping_texts(self._directions(index).to(atoms), atoms, COUNT)
         fields: list[dict[str, Words]] = []
         for text, value in zip(overlap.text.tolist(), overlap.value.tolist(), strict=True):
-            writes = [{"word": pool.texts[j], "overlap": rounded(c)} for j, c in zip(text, value, strict=True) if j >= 0]
-            fields.append({"writes": writes, "sees": []})
+            fields.append({"writes": word_records(pool.texts, text, value, "overlap"), "sees": []})
         if all(name in self.bundle for name in READ):
             q, deviation = (torch.from_numpy(self.bundle[name][index]).double() for name in READ[:2])
             read = ReadDirections(q, deviation, torch.from_numpy(self.bundle[READ[2]]).double())
             seen = seen_texts(read, atoms.cpu().double(), COUNT)
             for field, text, value in zip(fields, seen.text.tolist(), seen.value.tolist(), strict=True):
-                pairs = ((j, c) for j, c in zip(text, value, strict=True) if j >= 0)
-                field["sees"] = [{"word": pool.texts[j], "correlation": rounded(c)} for j, c in pairs]
+                field["sees"] = word_records(pool.texts, text, value, "correlation")
         return fields
 
     def _directions(self, rows: list[int]) -> Float[Tensor, "unit d"]:

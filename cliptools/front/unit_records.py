@@ -86,13 +86,17 @@ def unit_records(bundle: Bundle) -> Iterator[dict[str, Any]]:
         yield record | source
 
 
+def word_records(texts: Sequence[str], places: Sequence[int], values: Sequence[float], key: str) -> list[dict[str, Any]]:
+    """Return words with their values as records; a place of -1 is none."""
+    return [{"word": texts[j], key: rounded(value)} for j, value in zip(places, values, strict=True) if j >= 0]
+
+
 def _closest_words(bundle: Bundle, texts: Sequence[str], row: int) -> dict[str, Any]:
     """Return the fields of a unit's record with the words of largest overlap, the words that it sees, and its agreement."""
     fields: dict[str, Any] = {}
     for name, value, key in CLOSEST:
         if name in bundle:
-            pairs = zip(bundle[name][row].tolist(), bundle[value][row].tolist(), strict=True)
-            fields[name] = [{"word": texts[j], key: rounded(v)} for j, v in pairs if j >= 0]
+            fields[name] = word_records(texts, bundle[name][row].tolist(), bundle[value][row].tolist(), key)
     if "seen" in bundle and seen_title(bundle) != "sees":
         fields["seen_uncertain"] = True
     return fields | ({"agreement": rounded(bundle["agreement"][row])} if "agreement" in bundle else {})

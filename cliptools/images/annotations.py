@@ -181,7 +181,7 @@ def _member_names(name: str, span: Span, option: str, attributes: bool) -> Seque
     """Return the names in the JSON member of the same key, which follows the picture in its archive.
 
     Raises:
-        StreamError: there is no such member, or it has no list of names.
+        StreamError: no such member follows, or the one that follows has no list of names.
     """
     record = member_record(name, span) or {}
     names = record.get("names")

@@ -4,13 +4,14 @@ Masks, depth maps and label pictures that lie beside a photograph (`cat.mask.png
 two PATHs name, in any spelling, is listed once, because figures over images would count it twice.
 """
 
+import functools
 import glob
 import os
 import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
@@ -86,16 +87,18 @@ def distinct_paths(paths: Sequence[str]) -> tuple[str, ...]:
     return tuple(first.values())
 
 
-def _identities(path: str, images: Sequence[ListedImage]) -> list[Hashable]:
+def _identities(path: str, images: Sequence[ListedImage], real: Callable[[str], str]) -> list[Hashable]:
     """Return what identifies each image of a PATH however that is spelled: its real folder and name, or its archive and member.
 
     A link to a file is an image of its own, as it is within a folder.
+
+    Args:
+        real: os.path.realpath, which may remember what it was asked: the shell expands a pattern to one PATH an image.
     """
     places = [  # members of an archive have its name before their own
         os.path.split(image.place) if isinstance(image.place, str) else (path, image.name.partition("/")[2]) for image in images
     ]
-    real = {folder: os.path.realpath(folder) for folder in dict.fromkeys(folder for folder, _ in places)}
-    return [(real[folder], name) for folder, name in places]
+    return [(real(folder), name) for folder, name in places]
 
 
 def _without_maps(images: Sequence[ListedImage]) -> list[ListedImage]:
@@ -225,6 +228,7 @@ def _images_of(
     archives = [path for path in paths if path != STDIN and is_tar(path) and not Path(path).is_dir()]
     bad: list[str] = []
     earlier: set[Hashable] = set()
+    real = functools.cache(os.path.realpath)
     for path in paths:
         try:
             images = list(_images_at(path, spool, stdin, extra_endings, omitted))
@@ -235,10 +239,10 @@ def _images_of(
                 raise StreamError(f"{error}; --skip-bad-shards goes on without it") from None
             bad.append(str(error))
             continue
-        if len(paths) == 1 or not (Path(path).is_dir() or Path(path).is_file()):  # a stream has its images for itself
+        if len(paths) == 1 or not (Path(path).is_file() or Path(path).is_dir()):  # a stream has its images for itself
             yield from images
             continue
-        own = _identities(path, images)
+        own = _identities(path, images, real)
         repeated.extend(image for image, identity in zip(images, own, strict=True) if identity in earlier)
         yield from (image for image, identity in zip(images, own, strict=True) if identity not in earlier)
         earlier.update(own)

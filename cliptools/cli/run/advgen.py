@@ -32,16 +32,7 @@ from cliptools.io.text_file import file_beside
 from cliptools.models.unusable import Screen
 
 WRITING = ("llm", "grammar", "descriptions", "take", "words_per_caption")
-PAINTING = (
-    "painter",
-    "images",
-    "upscaler",
-    "size",
-    "steps",
-    "guidance",
-    "dtype",
-    "offload",
-)
+PAINTING = ("painter", "images", "upscaler", "size", "steps", "guidance", "dtype", "offload")
 JUDGING = ("judge_preprocess", "judge_classes", "judge_top")
 """Parameters of the three parts of the work."""
 LEFT_OUT_WORDS = 8  # the most frequent words that the note on undrawn words lists

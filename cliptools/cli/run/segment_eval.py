@@ -149,10 +149,10 @@ def run(options: SegmentEvalOptions) -> None:
         raise UsageError(f"--labels: expected one folder of images, found {len(options.paths)} paths")
     if options.labels is None:
         refuse_idle(("first_label",), "without --labels, as scenes name their classes")
-        if set(options.paths) == {"-"}:
-            refuse_idle(("mask_pixels",), "on scenes, whose pictures no EXIF turns")
     opened = open_bundle(options)
     label_maps = opened.by_pairs and not options.texts
+    if options.labels is None and (label_maps or set(options.paths) == {"-"}):
+        refuse_idle(("mask_pixels",), "on scenes, whose pictures no EXIF turns")
     labels = {"--labels": options.labels, "--first-label": options.first_label, "--background": options.backgrounds}
     check_applicable(
         options,
@@ -267,7 +267,6 @@ def _evaluate_label_maps(opened: OpenedBundle, options: SegmentEvalOptions, repo
             numbers = options.first_label, options.ignored, options.mask_pixels
             images = labelled_folder(Path(options.paths[0]), options.labels, len(labeller.classes) - 1, *numbers)
         else:
-            refuse_idle(("mask_pixels",), "on scenes, whose pictures no EXIF turns")
             scenes = Scenes(options.paths, options.ignored, stack)
             classes = class_list(options.classes, known=False).classes if options.classes else classes_of(scenes)
             labeller = load_labeller(opened, classes, options, options.backgrounds)
