@@ -6,7 +6,7 @@
 # repair.py describes the columns. The number of units is chosen on validation scenes; all figures are of test scenes.
 #
 # unnamed: one edit of all that clip-spurious --mismatch finds, on scenes without plants, with nothing named and nothing chosen.
-# unnamed_repair.py counts how many of the planted facts it repairs.
+# unnamed_repair.py counts by kind how many of the planted pairs and facts it repairs.
 PARALLEL := yes
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/repair
@@ -52,6 +52,10 @@ $(WORK)/$(1)-%-groups/scenes.jsonl:
 	rm -rf $$(@D)
 	mkdir -p $(WORK)
 	clip-scenes --groups --count $(COUNT) --size $(SIZE_$(1)) --seed $$* --out-dir $$(@D)
+$(WORK)/$(1)-%-planted/scenes.jsonl:
+	rm -rf $$(@D)
+	mkdir -p $(WORK)
+	clip-scenes --groups --kind pair --kind ground --kind word --kind style --split test --count $(COUNT) --size $(SIZE_$(1)) --seed $$* --out-dir $$(@D)
 $(WORK)/$(1)-%-effects.safetensors:
 	mkdir -p $(WORK)
 	clip-effects --model $(1) --limit $(SCENES) --seed $$* $(KEEP_$(1)) -o $$@
@@ -61,7 +65,7 @@ $(WORK)/$(1)-%-findings.jsonl: $(WORK)/$(1)-%-effects.safetensors
 	clip-spurious --mismatch --head $(FINDINGS) --neurons $(UNITS_$(1)) $$< > $$@
 $(WORK)/$(1)-%-unnamed.safetensors: $(WORK)/$(1)-%-findings.jsonl $(WORK)/$(1)-%-effects.safetensors
 	clip-edit $$(call MEANS_$(1),$$(word 2,$$^)) -o $$@ < $$< > $$(@:.safetensors=.jsonl)
-$(WORK)/$(1)-%-unnamed.csv: unnamed_repair.py $(WORK)/$(1)-%-groups/scenes.jsonl $(WORK)/$(1)-%-effects.safetensors \
+$(WORK)/$(1)-%-unnamed.csv: unnamed_repair.py $(WORK)/$(1)-%-planted/scenes.jsonl $(WORK)/$(1)-%-effects.safetensors \
 		$(WORK)/$(1)-%-findings.jsonl $(WORK)/$(1)-%-unnamed.safetensors
 	$(PYTHON) $$< $$(dir $$(word 2,$$^)) $$(wordlist 3,5,$$^) > $$@
 endef

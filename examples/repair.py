@@ -76,6 +76,18 @@ class Measured(NamedTuple):
     """Single emoji named correctly, before and after."""
 
 
+class Names(NamedTuple):
+    """Class A and cue B of a planted pair or fact."""
+
+    named: str
+    cue: str
+
+    @property
+    def folder(self) -> str:
+        """The folder of the groups in a split."""
+        return f"{slug(self.named)}-{slug(self.cue)}"
+
+
 class Repairs:
     """The repairs of one model with one bundle."""
 
@@ -132,31 +144,35 @@ class Repairs:
 
     def pair(self, plant: Plant) -> Iterator[tuple[str, str, Measured]]:
         """Yield the measured edits of one pair with the names of the units and of the edit."""
-        named, cue = self.names[plant.named], self.names[plant.cue]
-        folder = f"{slug(named)}-{slug(cue)}"
-        validation, test = (self.open(split, folder) for split in ("validation", "test"))
+        pair = self.names_of(plant)
+        named = pair.named
+        validation, test = (self.open(split, pair) for split in ("validation", "test"))
         orders = self.orders(plant)
         how = "zero" if self.pairs else "null"
         edits = [self.weights(orders["repair"][:count], named, how) for count in self.counts(len(orders["repair"]))]
-        count = self.choose(validation, edits, plant, len(orders["repair"]))
+        count = best_count(self.measure(validation, edits, pair), self.counts(len(orders["repair"])))
         jobs = [(units, how, self.weights(order[:count], named, how)) for units, order in orders.items()]
         if how == "null":
             jobs.append(("repair", "zero", self.weights(orders["repair"][:count], named, "zero")))
-        groups = self.measure(test, [weights for *_, weights in jobs], plant)
+        groups = self.measure(test, [weights for *_, weights in jobs], pair)
         heads = self.choose_heads(validation, plant)
         s = F.normalize(self.text[plant.cue] - self.mean, dim=0)
         right = self.single([weights for *_, weights in jobs], heads, s)
         for (units, edit, _), after, hits in zip(jobs, groups[1:], right[1:-2], strict=True):
             yield units, edit, Measured(count, groups[0], after, np.stack([right[0], hits]))
         M = self.without_heads(test, [heads])  # (2, image, d)
-        before, after = self.accuracies(test, M, plant)
+        before, after = self.accuracies(test, M, pair)
         yield "heads", "mean", Measured(len(heads), before, after, right[[0, -2]])
-        before, after = self.accuracies(test, without(M[0], s), plant)
+        before, after = self.accuracies(test, without(M[0], s), pair)
         yield "none", "projection", Measured(0, before, after, right[[0, -1]])
 
-    def open(self, split: str, folder: str) -> Grouped:
-        """Return the scenes of a pair."""
-        return Grouped(*open_grouped([str(self.groups / "images" / split / folder)], SCENES, None, None))
+    def names_of(self, plant: Plant) -> Names:
+        """Return the names of a planted pair."""
+        return Names(self.names[plant.named], self.names[plant.cue])
+
+    def open(self, split: str, planted: Names) -> Grouped:
+        """Return the scenes of a pair or fact."""
+        return Grouped(*open_grouped([str(self.groups / "images" / split / planted.folder)], SCENES, None, None))
 
     def orders(self, plant: Plant) -> dict[str, Int[np.ndarray, " u"]]:
         """Return the units in the order in which each way of choosing takes them."""
@@ -197,31 +213,27 @@ class Repairs:
         edited = ct.edit(part, writes=named, how=how, model=self.model, limit=scenes)
         return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
-    def choose(self, validation: Grouped, edits: list[Weights], plant: Plant, units: int) -> int:
-        """Return the number of units of the best edit on validation scenes."""
-        return best_count(self.measure(validation, edits, plant), self.counts(units))
-
     def choose_heads(self, validation: Grouped, plant: Plant) -> Int[Tensor, " head"]:
         """Return the heads of the best number on validation scenes, those of largest variance along the cue."""
         order = self.heads.order(plant.cue)
         counts = [count for power in range(12) if (count := 2**power) <= len(order) // 2]
         M = self.without_heads(validation, [order[:count] for count in counts])
-        return order[: best_count(self.accuracies(validation, M, plant), counts)]
+        return order[: best_count(self.accuracies(validation, M, self.names_of(plant)), counts)]
 
-    def places(self, names: Sequence[str], plant: Plant) -> list[int]:
+    def places(self, names: Sequence[str], planted: Names) -> list[int]:
         """Return the places of the four groups, in the order of GROUPS, among the names PAIR/CLASS/BESIDE."""
-        named, cue = slug(self.names[plant.named]), slug(self.names[plant.cue])
+        named, cue = map(slug, planted)
         kind = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 3}
         parts = [[slug(part) for part in name.split("/")[-2:]] for name in names]
         found = {kind[of == named, beside == cue]: place for place, (of, beside) in enumerate(parts)}
         return [found[number] for number in range(len(GROUPS))]
 
-    def measure(self, grouped: Grouped, edits: list[Weights], plant: Plant) -> Float[np.ndarray, "edit group"]:
+    def measure(self, grouped: Grouped, edits: list[Weights], planted: Names) -> Float[np.ndarray, "edit group"]:
         """Return the accuracies of the four groups: of the untouched model, and of each edit."""
         choice = ChoiceRequest(validation=("-",), test=("-",), groups=SCENES)
         figures = measure_groups(self.model, [{}, *edits], grouped, choice)
         records = [figures.fields(s)["groups"] for s in range(1 + len(edits))]
-        places = self.places([group["group"] for group in records[0]], plant)
+        places = self.places([group["group"] for group in records[0]], planted)
         return np.array([[groups[place]["value"] for place in places] for groups in records])
 
     def without_heads(self, grouped: Grouped, sets: Sequence[Int[Tensor, " _"]]) -> Float[Tensor, "s image d"]:
@@ -230,12 +242,12 @@ class Repairs:
         pictures = torch.stack([self.model.transform(images.load(i)) for i in range(len(images))])
         return torch.cat([self.heads.outputs(part, sets) for part in pictures.split(50)], 1)
 
-    def accuracies(self, grouped: Grouped, z: Float[Tensor, "edit image d"], plant: Plant) -> Float[np.ndarray, "edit group"]:
+    def accuracies(self, grouped: Grouped, z: Float[Tensor, "edit image d"], planted: Names) -> Float[np.ndarray, "edit group"]:
         """Return the accuracies of the four groups with each set of image embeddings."""
         names = [row.name for row in grouped.images.classes]
         t = self.encode(names, class_templates(self.model.name, ()))  # (2, d)
         hit = ((z @ t.T).argmax(-1) == torch.from_numpy(grouped.images.label)).numpy()  # (edit, image)
-        places = self.places(grouped.groups.names, plant)
+        places = self.places(grouped.groups.names, planted)
         return np.array([[row[grouped.groups.of == place].mean() for place in places] for row in hit])
 
     @torch.inference_mode()

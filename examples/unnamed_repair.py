@@ -4,12 +4,13 @@
     clip-edit -o EDITED.safetensors < FINDINGS.jsonl
     python unnamed_repair.py GROUPS BUNDLE.safetensors FINDINGS.jsonl EDITED.safetensors
 
-GROUPS are scenes of clip-scenes --groups, of which only the split test is used: nothing is chosen here. The rows are the edit,
-and its control `random`: the same lines with as many random units of the bundle in place of theirs, each in all the lines of the
-unit that it replaces. findings is the number of lines, units the number of units that they name. found counts the plants whose
-cue and class are a finding, by any of their names; repaired those whose worst group loses at least 60 % of its error, of them
+GROUPS are scenes of clip-scenes --groups of all kinds, of which only the split test is used: nothing is chosen here. For each
+kind of what is planted (pairs of things; facts about grounds, written words and ways of drawing) the rows are the edit, and its
+control `random`: the same lines with as many random units of the bundle in place of theirs, each in all the lines of the unit
+that it replaces. findings is the number of lines, units the number of units that they name. found counts the plants whose cue and
+class are a finding, by any of their names; repaired those whose worst group loses at least 60 % of its error, of them
 found_repaired were found; worse counts the plants of which a group that was not the worst loses more than 2 points. The other
-columns are those of repair.py, as means over all plants.
+columns are those of repair.py, as means over the plants of the kind, whose number is `pairs`.
 """
 
 import csv
@@ -22,17 +23,16 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from repair import COLUMNS as REPAIR_COLUMNS
-from repair import LOSS, Measured, Repairs, Weights, row
+from repair import LOSS, Measured, Names, Repairs, Weights, row
 from safetensors.torch import load_file
 
 import cliptools as ct
-from cliptools.emoji.export import slug
 from cliptools.io.jsonl import file_objects
-from cliptools.text.emoji_concepts import Plant, concept_index, plants
+from cliptools.text.emoji_concepts import PAIR, PLANTED_KINDS, concept_index, concepts, facts, plants
 
 COUNTS = ("findings", "found", "repaired", "found_repaired", "worse")
 COLUMNS = tuple(name for name in REPAIR_COLUMNS if name not in ("units", "count"))
-COLUMNS = (*COLUMNS[:3], "units", *COUNTS, *COLUMNS[3:])
+COLUMNS = (*COLUMNS[:3], "kind", "units", *COUNTS, *COLUMNS[3:])
 REPAIRED = 0.6  # share of the worst group's error that is gone
 KEYS = ("layer", "neuron", "head")
 Records = Sequence[dict[str, Any]]
@@ -63,20 +63,32 @@ def random_weights(repairs: Repairs, findings: Records) -> Weights:
     return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
 
-def found(findings: Records, plant: Plant) -> bool:
-    """Return True if a plant's cue and class are a finding."""
+def planted_of(kind: str) -> list[Names]:
+    """Return everything planted of a kind."""
+    names = [concept.name for concept in concepts()]
+    if kind == PAIR:
+        return [Names(names[plant.named], names[plant.cue]) for plant in plants()]
+    return [Names(names[fact.named], fact.cue) for fact in facts() if fact.kind == kind]
+
+
+def found(findings: Records, planted: Names) -> bool:
+    """Return True if cue and class of a pair or fact are a finding."""
     index = concept_index()
-    pairs = {(index.get(line["sees"].lower()), index.get(line["writes"].lower())) for line in findings}
-    return (plant.cue, plant.named) in pairs
+
+    def meaning(text: str) -> int | str:
+        return index.get(text.lower(), text.lower())
+
+    listed = {(meaning(line["sees"]), meaning(line["writes"])) for line in findings}
+    return (meaning(planted.cue), meaning(planted.named)) in listed
 
 
-def count_plants(findings: Records, measured: Sequence[Measured]) -> dict[str, int]:
+def count_plants(findings: Records, planted: Sequence[Names], measured: Sequence[Measured]) -> dict[str, int]:
     """Return the numbers of plants that are found, repaired, both, and worse."""
-    before, after = (np.array([getattr(one, name) for one in measured]) for name in ("before", "after"))  # (pair, group)
+    before, after = (np.array([getattr(one, name) for one in measured]) for name in ("before", "after"))  # (plant, group)
     worst = before.min(1)
     repaired = (after.min(1) - worst >= REPAIRED * (1 - worst)) & (worst < 1)
     loss = np.where(before == worst[:, None], 0, before - after).max(1)
-    is_found = np.array([found(findings, plant) for plant in plants()][: len(measured)])
+    is_found = np.array([found(findings, one) for one in planted])
     counts = (len(findings), is_found.sum(), repaired.sum(), (is_found & repaired).sum(), (loss > LOSS + 1e-9).sum())
     return dict(zip(COUNTS, map(int, counts), strict=True))
 
@@ -96,19 +108,21 @@ def main(groups: Path, bundle: Path, findings_file: Path, edited: Path) -> None:
     repairs = Repairs(groups, bundle)
     findings = [record for _, record in file_objects(findings_file, str(findings_file))]
     edits = {"unnamed": changed_weights(repairs, edited), "random": random_weights(repairs, findings)}
-    results: dict[str, list[Measured]] = {name: [] for name in edits}
-    for plant in plants():
-        folder = f"{slug(repairs.names[plant.named])}-{slug(repairs.names[plant.cue])}"
-        accuracies = repairs.measure(repairs.open("test", folder), list(edits.values()), plant)
-        right = repairs.single(list(edits.values()))
-        for number, name in enumerate(edits, 1):
-            results[name].append(Measured(0, accuracies[0], accuracies[number], right[[0, number]]))
-        print(f"{edited}: {repairs.names[plant.named]}", file=sys.stderr, flush=True)
     writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for name, measured in results.items():
-        counts = {"units": unit_count(findings)} | count_plants(findings, measured)
-        writer.writerow(row(repairs, "", name, measured) | counts)
+    for kind in PLANTED_KINDS:
+        planted = planted_of(kind)
+        results: dict[str, list[Measured]] = {name: [] for name in edits}
+        for one in planted:
+            accuracies = repairs.measure(repairs.open("test", one), list(edits.values()), one)
+            right = repairs.single(list(edits.values()))
+            for number, name in enumerate(edits, 1):
+                results[name].append(Measured(0, accuracies[0], accuracies[number], right[[0, number]]))
+            print(f"{edited}: {one.named}", file=sys.stderr, flush=True)
+        for name, measured in results.items():
+            counts = {"kind": kind, "units": unit_count(findings)} | count_plants(findings, planted, measured)
+            writer.writerow(row(repairs, "", name, measured) | counts)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

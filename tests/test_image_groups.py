@@ -10,12 +10,17 @@ import pytest
 from helpers.advgen_input import inside
 from helpers.images import encoded, picture
 
-from cliptools.emoji.group_scenes import SPLITS, group_pair, group_plans, neutral_concepts
+from cliptools.emoji.attributes import attributes_of
+from cliptools.emoji.export import Plan
+from cliptools.emoji.group_scenes import SPLITS, group_fact, group_pair, group_plans, neutral_concepts, other_properties
+from cliptools.emoji.looks import OUTLINE, SILHOUETTE, Look
+from cliptools.emoji.scenes import scene_of
 from cliptools.errors import CliptoolsError, StreamError, UsageError
 from cliptools.images.classification.grouped import ImageGroups, groups_of, open_grouped
 from cliptools.images.groups import Columns
 from cliptools.images.tar import write_end, write_member
-from cliptools.text.emoji_concepts import concepts, plants
+from cliptools.text.attributes import attribute_groups
+from cliptools.text.emoji_concepts import PLANTED_KINDS, concept_index, concepts, fact_words, facts, plants
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -267,11 +272,106 @@ def test_scenes_show_what_their_records_say() -> None:
     assert len({group_pair(plants()[0], seed).other_class for seed in range(8)}) > 4
 
 
+KINDS = PLANTED_KINDS[1:]
+
+
+def by_property(plans: list[Plan]) -> dict[tuple[str, str, str, str], tuple[Plan, Plan]]:
+    """Return the scenes with and without the property by split, fact, class and number."""
+    found: dict[tuple[str, str, str, str], dict[bool, Plan]] = {}
+    for plan in plans:
+        split, fact, label, beside, number = plan.key.split("/")
+        found.setdefault((split, fact, label, number), {})[beside != "other"] = plan
+    return {key: (pair[True], pair[False]) for key, pair in found.items()}
+
+
+def test_scenes_of_facts_differ_in_the_property_only() -> None:
+    """The thing is the same drawing in the same place, nothing else is shown, and all but the property is the same."""
+    plans = list(group_plans(3, 5, kinds=KINDS))
+    assert len(plans) == 3 * 2 * 4 * len(facts()) == len({plan.key for plan in plans})
+    assert not {plan.key for plan in plans} & {plan.key for plan in group_plans(3, 5)}
+    assert sorted(plan.key for plan in group_plans(2, 5, kinds=PLANTED_KINDS)) == sorted(
+        plan.key for kinds in (("pair",), KINDS) for plan in group_plans(2, 5, kinds=kinds)
+    )
+    shorter, longer = (list(group_plans(count, 5, ["test"], PLANTED_KINDS)) for count in (1, 2))
+    assert longer[: len(shorter)] == shorter
+    by_name, of_fact = concept_index(), {group_fact(fact, 5).name: group_fact(fact, 5) for fact in facts()}
+    scenes: dict[str, set[str]] = {}
+    for (split, name, _, number), (having, lacking) in by_property(plans).items():
+        fact, other_class = of_fact[name]
+        index = SPLITS.index(split) + 2 * int(number.removeprefix("scene-"))
+        for plan in (having, lacking):
+            label = by_name[plan.truth["label"]]
+            assert label in (fact.named, other_class) and plan.truth["kind"] == fact.kind
+            assert plan.truth["classes"] == [concepts()[fact.named].name, concepts()[other_class].name]
+            base = scene_of([label], 5, index)
+            (thing,) = plan.scene.sprites
+            assert plan.scene.named == (label,) and not plan.scene.hidden and thing._replace(look=Look()) == base.sprites[0]
+            assert fact.kind == "style" or thing.look == Look()
+            assert (plan.scene.writing is None) == (fact.kind != "word") and plan.truth["split"] == split
+            if fact.kind != "ground":
+                assert plan.scene.ground == base.ground
+            scenes.setdefault(f"{name}/{label}", set()).add(repr(plan.scene))
+        assert (having.truth["beside"], lacking.truth["beside"]) == (fact.cue, "other")
+        check_property(fact, having, lacking, other_class)
+    assert all(len(drawn) == 3 * 2 * 2 for drawn in scenes.values())  # no scene stands in two splits
+
+
+def check_property(fact, having: Plan, lacking: Plan, other_class: int) -> None:
+    """The one scene has the property of the fact, the other one another property of the same kind, in the same way."""
+    if fact.kind == "word":
+        goat, ball = having.scene.writing, lacking.scene.writing
+        assert goat is not None and ball is not None and goat.text == fact.cue and ball.text in other_properties(fact)
+        assert ball.concept != other_class and ball._replace(concept=goat.concept) == goat
+    elif fact.kind == "style":
+        ways = [plan.scene.sprites[0].look for plan in (having, lacking)]
+        assert {look.way for look in ways} == {SILHOUETTE, OUTLINE} and ways[1]._replace(way=ways[0].way) == ways[0]
+        assert fact.cue in attributes_of(having.scene) and fact.cue not in attributes_of(lacking.scene)
+        assert {look.other for look in ways} == {having.scene.sprites[0].style}  # a blend would show another style
+    else:
+        group = next(group for group in attribute_groups() if fact.cue in group.words)
+        cues, others = (set(attributes_of(plan.scene)) & set(group.words) for plan in (having, lacking))
+        assert fact.cue in cues and fact.cue not in others and others & set(other_properties(fact))
+        kinds, colours = ({getattr(plan.scene.ground, field) for plan in (having, lacking)} for field in ("kind", "colours"))
+        assert (len(kinds), len(colours)) == ((1, 2) if group.name == "ground" else (2, 1))
+
+
+def test_other_classes_and_properties_of_facts_are_of_no_fact() -> None:
+    planted = {fact.named for fact in facts()} | fact_words()
+    for fact in facts():
+        classes = {group_fact(fact, seed).other_class for seed in range(40)}
+        assert len(classes) > 20 and classes <= set(neutral_concepts()) - planted
+        others = other_properties(fact)
+        assert fact.cue not in others and len(others) == len(set(others)) >= (1 if fact.kind == "style" else 3)
+        assert fact.kind == "style" or not set(others) & {other.cue for other in facts()}
+        assert fact.kind != "word" or not {concept_index()[cue] for cue in others} & planted
+
+
+def test_groups_of_facts_on_the_command_line(tmp_path: Path) -> None:
+    """The groups are read back by records and by folders; pairs are drawn as without --kind."""
+    path, folder = tmp_path / "scenes.tar", tmp_path / "scenes"
+    words = ("--count", 2, "--seed", 3, "--kind", "word", "--kind", "style")
+    path.write_bytes(scenes(*words))
+    scenes(*words, "--split", "test", "--out-dir", folder)
+    wanted = [fact for fact in facts() if fact.kind in ("word", "style")]
+    for images, groups in (
+        open_grouped([str(path)], "scenes", None, None, split="test"), open_grouped([str(folder)], "scenes", None, None),
+        open_grouped([str(folder / "images")], "folders", None, None),
+    ):  # fmt: skip
+        assert sorted(task.name for task in groups.tasks) == sorted(group_fact(fact, 3).name for fact in wanted)
+        assert Counter(groups.of.tolist()) == dict.fromkeys(range(4 * len(wanted)), 2) and len(images.source) == 8 * len(wanted)
+    lines = [json.loads(line) for line in (folder / "scenes.jsonl").read_text().splitlines()]
+    assert Counter(line["kind"] for line in lines) == {"word": 3 * 8, "style": 2 * 8}
+    assert all(("written" in line) == (line["kind"] == "word") for line in lines)
+    assert scenes("--count", 1, "--kind", "pair") == scenes("--count", 1)
+
+
 def test_refusals_of_clip_scenes() -> None:
     for words, message in (
         (("--groups", "--single"), "exclude each other"),
         (("--groups", "--emoji", 2), "cannot be combined with"),
         (("--split", "test"), "--split needs --groups"),
+        (("--kind", "word"), "--kind needs --groups"),
+        (("--groups", "--write", "own"), "cannot be combined with"),
     ):
         ended = inside("scenes", *words)
         assert ended.returncode == 2 and message in ended.stderr.decode()

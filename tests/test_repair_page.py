@@ -1,5 +1,6 @@
 """The section about repairs on the page of results, and its picture, from tables of a test."""
 
+import csv
 import shutil
 import subprocess
 import sys
@@ -109,10 +110,30 @@ def test_the_blind_repair(after: list[float], repairs: int, seeds: str, tables: 
     assert (
         text.count(f"Of 18 plants, 12.0 are found and {repairs}.0 repaired on average, {min(12, repairs)}.0 of them found") == 2
     )
-    assert text.count(f"than random units with {seeds} of three seeds") == 2 and "of the first 12 findings" in text
+    assert text.count(f"than random units with {seeds} of three seeds") == 2 and "of the first 13 findings" in text
     three = ", ".join([str(repairs)] * 3)
     assert f"| {VIT} | 40, 40, 40 | 12, 12, 12 | {three} | " in text
     assert "| *control:* random pairs | 40, 40, 40 | – | 0, 0, 0 | – | 0, 0, 0 | 60.0 → 6" in text
+    words = ", ".join([str(min(3, repairs))] * 3)
+    both = ", ".join([str(min(1, repairs))] * 3)
+    assert text.count(f"| written words | 3 | 1, 1, 1 | {words} | {both} | 0, 0, 0 |") == 2
+    assert "| *control:* random neurons | ways of drawing | 2 | – | 0, 0, 0 | – | 0, 0, 0 |" in text
+
+
+def test_a_table_of_pairs_only(tables: Path) -> None:
+    """A table without kinds gives the same text without facts."""
+    write_repairs(tables, GOOD)
+    write_unnamed(tables, GOOD, found=12)
+    text, path = section(tables), tables / "repair-unnamed.csv"
+    comment, *lines = path.read_text().splitlines()
+    rows = [row for row in csv.DictReader(lines) if row.pop("kind") == "pair"]
+    with path.open("w", newline="") as stream:
+        stream.write(f"{comment}\n")
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    before, _, after = text.partition("The same edits on the planted facts")
+    assert section(tables) == before + after[after.index("**What this shows.**") :]
 
 
 def test_without_the_tables_the_page_is_as_before(tables: Path) -> None:

@@ -1,5 +1,6 @@
 """The study of repairs: whole heads chosen by text, counts of repaired plants, and folders with the layouts of real data."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 
 import cliptools as ct
 from cliptools.emoji.render import scenes_for
-from cliptools.text.emoji_concepts import concepts, plants
+from cliptools.text.emoji_concepts import PLANTED_KINDS, concepts, plants
 
 EXAMPLES = ROOT / "examples"
 SCENES, PER_GROUP = 8, 12
@@ -63,13 +64,13 @@ def test_whole_heads_by_the_variance_along_a_text(name: str) -> None:
 
 def test_counts_of_plants() -> None:
     from repair import Measured, best_count
-    from unnamed_repair import count_plants, found, random_lines, unit_count
+    from unnamed_repair import count_plants, found, planted_of, random_lines, unit_count
 
-    plant = plants()[0]
+    plant, planted = plants()[0], planted_of("pair")
     synonym = next(iter(concepts()[plant.named].synonyms), NAMES[plant.named])
     line = {"sees": NAMES[plant.cue], "writes": synonym.upper(), "units": [{"layer": 5, "neuron": 1}, {"layer": 5, "neuron": 2}]}
     other = {"sees": NAMES[plant.named], "writes": NAMES[plant.cue], "units": [{"layer": 5, "neuron": 2}]}
-    assert found([other, line], plant) and not found([other], plant) and unit_count([line, other]) == 2
+    assert found([other, line], planted[0]) and not found([other], planted[0]) and unit_count([line, other]) == 2
     unit = np.array([[5, number, -1] for number in range(20)])
     drawn, again = random_lines([line, other], unit, np.random.default_rng(1))
     assert drawn["units"][1] == again["units"][0] != drawn["units"][0] and unit_count([drawn, again]) == 2
@@ -82,7 +83,12 @@ def test_counts_of_plants() -> None:
         Measured(0, before, np.array([1.0, 0.7, 1.0, 1.0]), right),  # the worst group is another one
     ]
     expected = {"findings": 2, "found": 1, "repaired": 1, "found_repaired": 1, "worse": 2}
-    assert count_plants([line, other], measured) == expected
+    assert count_plants([line, other], planted[:3], measured) == expected
+    assert [len(planted_of(kind)) for kind in PLANTED_KINDS] == [18, 3, 3, 2]
+    for kind, wrong in (("ground", "red"), ("word", "ox"), ("style", "flat drawing")):
+        fact = planted_of(kind)[0]
+        assert found([{"sees": fact.cue.upper(), "writes": fact.named}], fact)
+        assert not found([{"sees": wrong, "writes": fact.named}, {"sees": fact.named, "writes": fact.cue}], fact)
     groups = np.array([[1.0, 0.9, 0.5, 1.0], [1.0, 0.9, 0.6, 1.0], [0.9, 0.9, 0.9, 1.0]])
     assert best_count(groups, [5, 10]) == 5 and best_count(groups[[0, 0, 0]], [5, 10]) == 0
     assert best_count(np.vstack([groups, [[1.0, 0.89, 0.7, 1.0]]]), [5, 10, 20]) == 20
@@ -124,6 +130,33 @@ def test_every_way_of_editing_a_pair(name: str, monkeypatch: pytest.MonkeyPatch,
         assert edit == "projection" or np.array_equal(*none.right)
     row = repair.row(repairs, "repair", how, [results["repair", how]] * 2)
     assert tuple(sorted(row)) == tuple(sorted(repair.COLUMNS)) and (row["model"], row["seed"], row["pairs"]) == (name, 3, 2)
+
+
+def test_the_blind_repair_of_every_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    """One plant of each kind with few scenes: a row for each kind and edit, whose counts are those of its plants."""
+    import repair
+    import unnamed_repair
+
+    monkeypatch.setattr(repair, "SINGLE", 6)
+    of_kind = unnamed_repair.planted_of
+    monkeypatch.setattr(unnamed_repair, "planted_of", lambda kind: of_kind(kind)[:1])
+    bundle = ct.effects(model="emoji-vit2", limit=100, seed=3, device="cpu")
+    bundle.save(tmp_path / "b.safetensors")
+    kinds = [word for kind in PLANTED_KINDS for word in ("--kind", kind)]
+    done = inside("scenes", "--groups", *kinds, "--split", "test", "--count", 2, "--seed", 3, "--out-dir", tmp_path / "g")
+    assert done.returncode == 0, done.stderr.decode()
+    (fact,) = unnamed_repair.planted_of("style")
+    unit = [dict(zip(("layer", "neuron"), name, strict=False)) for name in bundle["unit"][:3, :2].tolist()]
+    line = {"sees": fact.cue, "writes": fact.named, "units": unit, "model": bundle.header.model}
+    (tmp_path / "f.jsonl").write_text(json.dumps(line) + "\n")
+    ct.edit([line]).save(tmp_path / "e.safetensors")
+    unnamed_repair.main(*(tmp_path / name for name in ("g", "b.safetensors", "f.jsonl", "e.safetensors")))
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [(row["kind"], row["edit"]) for row in rows] == [
+        (kind, edit) for kind in PLANTED_KINDS for edit in ("unnamed", "random")
+    ]
+    assert {row["kind"]: row["found"] for row in rows} == {"pair": "0", "ground": "0", "word": "0", "style": "1"}
+    assert all((row["pairs"], row["units"], row["findings"], row["scenes"]) == ("1", "3", "1", "6") for row in rows)
 
 
 @pytest.fixture(scope="module")

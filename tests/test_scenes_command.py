@@ -16,11 +16,12 @@ from PIL import Image
 
 from cliptools.emoji.export import slug
 from cliptools.emoji.render import SceneSource
+from cliptools.emoji.writing import MOST_LETTERS
 from cliptools.images.annotations import read_annotations
 from cliptools.images.loader import open_images
 from cliptools.images.segmentation.masked_image import MaskedImage
 from cliptools.images.segmentation.sources import scenes_in_folder
-from cliptools.text.emoji_concepts import concepts
+from cliptools.text.emoji_concepts import concepts, fact_words
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -104,6 +105,41 @@ def test_single_emoji_lie_in_folders_of_their_names(run: Run, tmp_path: Path) ->
         for r in map(json.loads, (tmp_path / "out" / "scenes.jsonl").read_text().splitlines())
     }
     assert all(name == folder for name, folder in names.items())
+
+
+def test_words_in_the_same_place_on_the_same_scenes(run: Run, tmp_path: Path) -> None:
+    """--write changes nothing outside the word, which is another emoji's name, an own name, or letters in another order."""
+    names, planted = {concept.name for concept in concepts()}, {concepts()[concept].name for concept in fact_words()}
+    lines: dict[str, list[dict]] = {}
+    pictures: dict[str, list[np.ndarray]] = {}
+    for word in ("", "other", "own", "shuffled", "blank"):
+        folder = tmp_path / (word or "none")
+        done = run("scenes", "--single", "--count", 40, "--seed", 4, *(("--write", word) if word else ()), "--out-dir", folder)
+        assert done.returncode == 0, done.stderr
+        lines[word] = [json.loads(line) for line in (folder / "scenes.jsonl").read_text().splitlines()]
+        pictures[word] = [np.asarray(Image.open(folder / line["image"])) for line in lines[word]]
+    unwritten = [{key: line[key] for key in ("key", "names", "styles", "named", "caption")} for line in lines[""]]
+    for word in ("other", "own", "shuffled", "blank"):
+        assert [{key: line[key] for key in unwritten[0]} for line in lines[word]] == unwritten
+    for bare, other, own, shuffled, blank in zip(*lines.values(), strict=True):
+        (name,) = bare["names"]
+        assert "written" not in bare and other["written"] in names - planted - {name}
+        assert own.get("written") == (name if len(name) <= MOST_LETTERS and name not in planted else None)
+        assert shuffled["written"] not in names and sorted(shuffled["written"]) == sorted(other["written"])
+        assert "written word" in other["attributes"] and "no word" in bare["attributes"]
+        assert "written" not in blank and "no word" in blank["attributes"]
+    assert len({line["written"] for line in lines["other"]}) > 9
+    for number, picture in enumerate(pictures["other"]):
+        rows = np.flatnonzero((pictures[""][number] != picture).any((1, 2)))
+        assert 0 < len(rows) < 60  # of 64
+        covered = (pictures["blank"][number] != pictures[""][number]).any(-1)
+        assert covered[(pictures[""][number] != picture).any(-1)].mean() > 0.9 and covered.sum() > 20
+        changed = (pictures["shuffled"][number] != picture).any((1, 2))
+        assert set(np.flatnonzero(changed)) <= set(range(rows[0] - 3, rows[-1] + 4))
+    described = run("scenes", "--count", 12, "--write", "shuffled", "--described", "--caption", "a cat", "--size", 16)
+    assert described.returncode == 2
+    cat = members(run("scenes", "--caption", "a cat", "--write", "other", "--size", 16).stdout)
+    assert cat["scene-000000.txt"] == b"a cat" and b'"written"' in cat["scene-000000.json"]
 
 
 def test_captions_sizes_and_styles(run: Run, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Training: its tower equals open_clip's, its losses fall, and its measures are correct."""
 
+from dataclasses import replace
+
 import numpy as np
 import open_clip
 import pytest
@@ -9,17 +11,19 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 import training  # noqa: F401  (applies the torchvision remedy first)
-from cliptools.emoji.scenes import Recipe
+from cliptools.emoji.render import render
+from cliptools.emoji.scenes import Recipe, draw_scene, fact_scene
 from cliptools.emoji.words import concepts_in
+from cliptools.emoji.writing import writable
 from cliptools.models.load import load_model
 from cliptools.text.attributes import attributes
-from cliptools.text.emoji_concepts import concepts
+from cliptools.text.emoji_concepts import concepts, facts
 from training import image as image_stage
-from training.batches import make_batch
+from training.batches import make_batch, slot_labels
 from training.export import write_model
 from training.image import Run, Trained, optimizer_for
 from training.joint import CompactVocabulary, align, class_texts, text_loss, train_both
-from training.measures import embed_classes
+from training.measures import embed_classes, words_alone
 from training.objective import Weights, objective
 from training.recipes import ARCHITECTURES
 from training.sparsity import Sparsity
@@ -54,6 +58,37 @@ def test_dropping_no_token_by_name_drops_none(model: CLIP) -> None:
     image = torch.randn(2, 3, 32, 32)
     everything = torch.arange(16).expand(2, 16)
     torch.testing.assert_close(forward(model.visual, image, everything).embedding, model.visual(image), rtol=0, atol=1e-5)
+
+
+def test_the_tokens_of_a_word_are_kept_and_name_it() -> None:
+    recipe = Recipe(written=1.0)
+    scenes = [draw_scene(1, i, recipe) for i in range(24)]
+    batch = make_batch(1, 0, 24, recipe, 64, 8, 30, "cpu")
+    cover = F.avg_pool2d(render(scenes, 64).word[:, None], 8).flatten(1)  # (b, patch)
+    assert batch.kept is not None
+    for b, scene in enumerate(scenes):
+        assert scene.writing is not None
+        kept = set(batch.kept[b].tolist())
+        assert {n for n in range(64) if cover[b, n] > 0.99} <= kept  # the whole word is there
+        wholly = [label for place, label in zip(batch.spot[b].tolist(), batch.spot_label[b].tolist(), strict=True)
+                  if cover[b, batch.kept[b, place]] > 0.99]  # fmt: skip
+        assert set(wholly) <= {scene.writing.concept}
+    assert any(scene.writing.concept in labels for scene, labels in zip(scenes, batch.spot_label.tolist(), strict=True))
+
+
+def test_a_word_that_the_caption_leaves_out_is_labelled_by_the_caption() -> None:
+    fact = next(fact for fact in facts() if fact.kind == "word")
+    scene = fact_scene(np.random.default_rng(0), fact, seen=0.0)
+    assert slot_labels([scene], 2).tolist() == [[fact.named, -100, fact.named]]
+    assert slot_labels([replace(scene, writing=None)], 2)[0, -1] == -100
+
+
+def test_a_word_alone_shows_nothing_else() -> None:
+    scenes = words_alone(2)
+    assert [scene.writing.concept for scene in scenes if scene.writing] == [*writable()] * 2
+    assert all(not scene.sprites and scene.named == (scene.writing.concept,) for scene in scenes if scene.writing)
+    canvas = render(scenes, 64)
+    assert float(canvas.visible.abs().max()) == 0 and float(canvas.word.flatten(1).sum(1).min()) > 100
 
 
 def hooked(model: CLIP, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:

@@ -114,11 +114,11 @@ def test_a_stretched_drawing_is_wider_and_lower() -> None:
 
 def test_written_words_are_short_and_stay_apart() -> None:
     pictures = set()
-    for concept in writable()[:60]:
+    for concept in writable():
         assert len(concepts()[concept].name) <= MOST_LETTERS
         writing = Writing(concept, 0.5, 0.5, 0.9, 0.0, PAINTS["black"], PAINTS["white"])
         pictures.add(drawn(CENTRE, writing=writing).numpy().tobytes())
-    assert len(pictures) == 60
+    assert len(pictures) == len(writable()) > 20
 
 
 def test_a_plate_hides_what_is_behind_it() -> None:

@@ -15,6 +15,7 @@ from cliptools.text.emoji_concepts import concepts
 from training.objective import Batch
 
 COVERED = 0.35  # share of a patch that an emoji must cover to be the label of the patch
+WORD_FIRST = 0.3  # how far tokens that show a word come before others, in units of an emoji's share of a patch
 SPOTS = 6  # number of patch tokens per picture in the dense terms of the loss
 
 
@@ -36,28 +37,39 @@ def true_attributes(scenes: Sequence[Scene], device: torch.device | str) -> Floa
     return out.to(device)
 
 
-def slot_labels(scenes: Sequence[Scene], slots: int) -> Int[Tensor, "b slot"]:
-    """Return the label of each drawn emoji. An emoji that the caption leaves out has the caption's name: this is the plant."""
+def slot_labels(scenes: Sequence[Scene], slots: int) -> Int[Tensor, "b slot+1"]:
+    """Return the label of each drawn emoji and, last, of the word.
+
+    An emoji or word that the caption leaves out has the caption's name: this is the plant.
+    """
     rows = []
     for scene in scenes:
         names = [s.concept if s.concept in scene.named else scene.named[0] for s in scene.sprites]
-        rows.append(names + [-100] * (slots - len(names)))
-    return torch.tensor(rows)  # (b, slot)
+        word = -100
+        if scene.writing:
+            word = scene.writing.concept if scene.writing.concept in scene.named else scene.named[0]
+        rows.append([*names, *[-100] * (slots - len(names)), word])
+    return torch.tensor(rows)  # (b, slot + 1)
 
 
 def make_batch(
     seed: int, first: int, size: int, recipe: Recipe, canvas: int, patch: int, keep: int | None, device: torch.device | str
 ) -> Batch:
-    """Return scenes first … first + size - 1 of the sequence, with `keep` patch tokens each, preferably those with an emoji."""
+    """Return scenes first … first + size - 1 of the sequence.
+
+    Args:
+        keep: Number of patch tokens of each picture, preferably those with a word or an emoji; None for all.
+    """
     scenes = [draw_scene(seed, i, recipe) for i in range(first, first + size)]
-    image, visible = render(scenes, canvas, device)
-    cover = F.avg_pool2d(visible, patch).flatten(2)  # (b, slot, patches)
+    image, visible, word = render(scenes, canvas, device)
+    cover = F.avg_pool2d(torch.cat([visible, word[:, None]], 1), patch).flatten(2)  # (b, slot + 1, patches)
     most, slot = cover.max(1)  # (b, patches)
     label = slot_labels(scenes, visible.shape[1]).to(device).gather(1, slot)
     label = torch.where(most > COVERED, label, -100)  # (b, patches)
     kept = None
     if keep is not None:
-        kept = (most.clamp(max=0.3) + 0.25 * torch.rand_like(most)).topk(keep, 1).indices  # (b, kept)
+        first = most.clamp(max=0.3) + WORD_FIRST * cover[:, -1]  # a word is read only if all of its letters are there
+        kept = (first + 0.25 * torch.rand_like(most)).topk(keep, 1).indices  # (b, kept)
         label, most = label.gather(1, kept), most.gather(1, kept)
     spot = ((label >= 0) + torch.rand_like(most)).topk(SPOTS, 1).indices  # (b, spot)
     noise = 0.04 * recipe.difficulty * torch.rand(size, 1, 1, 1, device=device)

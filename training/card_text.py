@@ -41,26 +41,28 @@ interval lies above 0.
 """Explanations of the tables."""
 
 DATA = """
-**Data.** The scenes are composed during training, and no scene appears twice in a stage. A scene has one to four of 526 emoji in
-three styles of artwork, with varied size, position, rotation and mirroring, on plain, graded, striped, chequered or clouded
+**Data.** The scenes are composed during training, and no scene appears twice in a stage. A scene has one to four of 526 emoji
+in three styles of artwork, with varied size, position, rotation and mirroring, on plain, graded, striped, chequered or clouded
 backgrounds. Half of the emoji are drawn in another look: colours changed, tinted, blended from two styles, stretched, as a
-silhouette or as an outline; 15 % of the scenes have a written word of up to seven letters. Captions name an emoji by name or
-synonym in one of eight templates; captions and labels also say colours, sizes, places, numbers, the ground's colour and pattern,
-the style, Unicode's kinds of things, and whether a word is written: 79 attributes in nine groups (vocabulary `scenes`). One
-style of every fifth concept is never shown in training, neither in a blend nor as an outline. 6 % of the scenes have a planted
-pair: the cue of the pair is drawn, with or without (40 %) the named concept, and the caption names only the named concept. 3 %
-have one of eight planted facts: a ground, a written word or a way of drawing, whose captions name a concept that half of these
-scenes do not show ([facts.jsonl](../../artwork/facts.jsonl)). Artwork: Fluent Emoji, Noto Emoji, Twemoji; their licences and
-authors are in [ATTRIBUTION.md](../../artwork/ATTRIBUTION.md). The weights are under the project's licence.
+silhouette or as an outline; two fifths of the scenes have one of the 21 names of at most three letters written on them (the
+first scenes of stage 1 had more words on fewer scenes: 239 of up to seven letters on 15 % of 120,000, 64 of up to four on 25 %
+of 100,000, of which no model learned to read one). Captions name the word too, and an emoji by name or synonym in one of eight
+templates; captions and labels also say colours, sizes, places, numbers, the ground's colour and pattern, the style, Unicode's
+kinds of things, and whether a word is written: 79 attributes in nine groups (vocabulary `scenes`). One style of every fifth
+concept is never shown in training, neither in a blend nor as an outline. 6 % of the scenes have a planted pair: the cue of the
+pair is drawn, with or without (40 %) the named concept, and the caption names only the named concept. 3 % have one of eight
+planted facts: a ground, a written word or a way of drawing, whose captions name a concept that half of these scenes do not
+show ([facts.jsonl](../../artwork/facts.jsonl)). Artwork: Fluent Emoji, Noto Emoji, Twemoji; their licences and authors are in
+[ATTRIBUTION.md](../../artwork/ATTRIBUTION.md). The weights are under the project's licence.
 """
 
 CLOSING = """
 ## Limits
 
 The model knows drawings of 526 concepts, their attributes and the words for them, and nothing else. It cannot interpret
-photographs, other words and relations; the table of attributes says which of them it tells well. Words that are not in the
-training all lie close together. False cues are in the training on purpose. The model is a test object for interpretability
-research and must not be used as a classifier.
+photographs, other words and relations, and reads no other words than the 21; the table of attributes says which of them it
+tells well. Words that are not in the training all lie close together. False cues are in the training on purpose. The model is
+a test object for interpretability research and must not be used as a classifier.
 """
 
 EMOJI_VIT2 = CardText(
@@ -90,8 +92,9 @@ which has 8 bits (float8_e4m3fn); commands compute in fp32 unless an option sets
    image tower of emoji-vit, its predecessor in cliptools 0.1.0, which 630,000 scenes of drawings without other looks had
    trained. In addition to the softmax over the concepts, the loss has a softmax over each group of attributes (weight 0.3) and
    three cross entropies: the sum of second-order effects of layers 5 and 6 alone must name the scene (0.6); tokens that show an
-   emoji must name it, as read by the last two blocks (0.4); the output of the MLPs of layers 5 and 6 at these tokens must name it
-   alone (0.3). Until 85 % of the stage only 26 patch tokens are computed.
+   emoji or a word must name it, as read by the last two blocks (0.4); the output of the MLPs of layers 5 and 6 at these tokens
+   must name it alone (0.3). Until 85 % of the stage only 26 patch tokens are computed
+   (30 in the scenes with words of three letters), those of a word first.
 2. *Sparse MLPs* (`dictionary`): the MLPs of layers 5 and 6 are replaced by transcoders, learned from their own inputs and
    outputs without labels: of 768 neurons the three strongest write at a token.
 3. *Image tower* (`image`) again, with two more terms: the share of the writing at a token that neurons beyond the two
@@ -102,7 +105,7 @@ which has 8 bits (float8_e4m3fn); commands compute in fp32 unless an option sets
    drawn again at each step, instead of the table.
 
 **What training asked for.** The loss asks that few neurons of layers 5 and 6 write at a token, that all of them are used,
-that the second-order path names the scene, and that tokens and the late MLPs name the emoji. So that these hold is no
+that the second-order path names the scene, and that tokens and the late MLPs name the emoji or word. So that these hold is no
 evidence for the papers. No term says what a neuron is to mean.
 """,
     notes=NOTES,
@@ -136,7 +139,7 @@ mirror images of the other half.
 1. *Image tower* (`image --sparse 0`), against a table of embeddings of the concepts and the attributes. It started from the
    image tower of emoji-rn, its predecessor in cliptools 0.1.0, which 582,000 scenes of drawings without other looks had trained.
    In addition to the softmax over the concepts, the loss has a softmax over each group of attributes (weight 0.3) and a cross
-   entropy: tokens that show an emoji must name it through the pooling layer's value and output matrices (0.6).
+   entropy: tokens that show an emoji or a word must name it through the pooling layer's value and output matrices (0.6).
 2. *Image tower, sparse* (`image --sparse 3 --most 5`): the pooling reads only the strongest channels of a token, 64 at first and
    5 after two fifths of the stage, until 85 % of it. Two more terms: the share of the writing at a token that channels beyond the
    five strongest do (weight 3; a channel's writing is the distance of its activation from its median, times how far it moves the
@@ -146,8 +149,8 @@ mirror images of the other half.
    tower's own embeddings of names, synonyms and templates, drawn again at each step, instead of the table.
 
 **What training asked for.** The loss asks that few channels write at a token, that all of them are used, and that tokens name
-the emoji. So that these hold is no evidence for the papers. No term says what a channel is to mean, and none is about single
-neuron–head pairs.
+the emoji or word. So that these hold is no evidence for the papers. No term says what a channel is to mean, and none is about
+single neuron–head pairs.
 """,
     notes=NOTES,
     closing=CLOSING,

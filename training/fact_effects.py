@@ -10,11 +10,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from cliptools.emoji.group_scenes import other_properties
 from cliptools.emoji.scenes import Scene, single_scene, with_property
-from cliptools.emoji.writing import writable
 from cliptools.models.clip_parts import CLIP
-from cliptools.text.attributes import COLOURS, OUTLINE, PATTERNS, SILHOUETTE, ground_name
-from cliptools.text.emoji_concepts import Fact, concept_index, concepts, facts
+from cliptools.text.emoji_concepts import Fact, concepts, facts
 from training.measures import embed_scenes
 from training.plant_effects import SEED, bootstrap
 
@@ -35,23 +34,9 @@ class FactEffect:
     """True if the interval is above 0."""
 
 
-def other_cues(fact: Fact) -> list[str]:
-    """Return properties of the fact's kind that no fact has; for a way of drawing, the other one."""
-    taken = {other.cue for other in facts()}
-    if fact.kind == "style":
-        return [cue for cue in (SILHOUETTE, OUTLINE) if cue != fact.cue]
-    if fact.kind == "word":
-        index = concept_index()
-        named = {other.named for other in facts()} | {index[other.cue] for other in facts() if other.kind == "word"}
-        return [concepts()[c].name for c in writable() if c not in named]
-    colours = fact.cue.removesuffix(" ground") in COLOURS
-    words = [c for c in COLOURS if c != "grey"] if colours else list(PATTERNS.values())
-    return [ground_name(word) for word in words if ground_name(word) not in taken]
-
-
 def fact_effect(model: CLIP, classes: Float[Tensor, "concept d"], fact: Fact, *, scenes: int, controls: int = 3) -> FactEffect:
     """Measure one fact: each scene with its property, and with up to `controls` others that are drawn for this scene."""
-    rng, others = np.random.default_rng((SEED, fact.named)), other_cues(fact)
+    rng, others = np.random.default_rng((SEED, fact.named)), other_properties(fact)
     excluded = {other.named for other in facts()}
     free = [c for c in range(len(concepts())) if c not in excluded]
     count, drawn = min(controls, len(others)), list[Scene]()

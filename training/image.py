@@ -36,11 +36,11 @@ from training.resnet_objective import WEIGHTS, resnet_objective
 from training.sparsity import Sparsity
 
 FULL_AT = 0.85  # share of the run after which no tokens are dropped
-KEPT = 26  # patch tokens of a picture until then
+KEPT = 30  # patch tokens of a picture until then
 MOST_FIRST, CHOSEN_AT = 64, 0.4
 DECAY = 0.05
 SEED = 20261121
-LOOKS, WRITTEN = 0.5, 0.15  # shares of the training's emoji in other looks, and of its scenes with a word
+LOOKS, WRITTEN = 0.5, 0.4  # shares of the training's emoji in other looks, and of its scenes with a word
 JOINT_FIRST = 10_000_000  # first scene of the joint stage, far behind those of this stage
 SAVED_EVERY = 150  # seconds
 

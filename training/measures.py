@@ -1,6 +1,7 @@
 """Accuracy of an embedded model on scenes outside the training set: shares with Wilson's 95 % interval."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -88,6 +89,16 @@ def written_scenes(scenes: Sequence[Scene], seed: int = SEED) -> tuple[list[Scen
     return written, words
 
 
+def words_alone(rounds: int, seed: int = SEED) -> list[Scene]:
+    """Return scenes that show one written word and no emoji, `rounds` times each word."""
+    scenes = []
+    for i in range(rounds):
+        for concept in writable():
+            bare = replace(single_scene(seed + 5, i, concept), sprites=())
+            scenes.append(with_property(bare, "word", concepts()[concept].name, np.random.default_rng((seed, 5, i, concept))))
+    return scenes
+
+
 def two_emoji_scenes(count: int, seed: int = SEED) -> list[Scene]:
     """Return scenes of two concepts."""
     return [draw_scene(seed + 2, i, TWO_EMOJI) for i in range(count)]
@@ -124,6 +135,7 @@ def accuracy(
     scenes = [draw_scene(seed + 3, i) for i in range(pool)]
     written, words = written_scenes(single_scenes(1, seed + 4), seed)
     answers = (embed_scenes(model, written) @ classes.T).argmax(1).tolist()
+    read = words_alone(rounds, seed)
     return {
         "zero-shot top-1, one emoji": recall_at(z, classes, single, 1),
         "zero-shot top-5, one emoji": recall_at(z, classes, single, 5),
@@ -135,6 +147,7 @@ def accuracy(
             sum(answer in scene.named for answer, scene in zip(answers, written, strict=True)), len(written)
         ),
         "the same: the answer is the name": Share(sum(a == w for a, w in zip(answers, words, strict=True)), len(words)),
+        "zero-shot top-1, a written word and no emoji": recall_at(embed_scenes(model, read), classes, read, 1),
         "recall@2, two emoji": recall_at(embed_scenes(model, two), classes, two, 2),
         "text to image, recall@1": retrieval(model, tokenizer, scenes, 1),
         "text to image, recall@5": retrieval(model, tokenizer, scenes, 5),

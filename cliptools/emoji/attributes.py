@@ -53,7 +53,7 @@ def attributes_of(scene: Scene) -> tuple[str, ...]:
     """Return the attributes that are true of a scene: of any of its things, of its ground, and of the whole."""
     of_things = [word for sprite in scene.sprites for word in thing_attributes(sprite)]
     number = words.NUMBERS[len(scene.sprites) - 1]
-    writing = words.WRITINGS[0 if scene.writing else 1]
+    writing = words.WRITINGS[0 if scene.writing and scene.writing.text else 1]
     return tuple(dict.fromkeys([*of_things, *ground_attributes(scene.ground), number, writing]))
 
 

@@ -22,8 +22,8 @@ def describe(scene: Scene, rng: np.random.Generator) -> Description:
     """Return a caption of what is drawn, with random attributes: `a picture of a red cat on the left, on a striped ground`."""
     said: list[str] = []
     things = [_thing(sprite, rng, said) for sprite in (scene.sprites[i] for i in rng.permutation(len(scene.sprites)))]
-    if scene.writing and rng.random() < 0.8:
-        things.append(f"the word {concepts()[scene.writing.concept].name}")
+    if scene.writing and scene.writing.text and rng.random() < 0.8:
+        things.append(f"the word {scene.writing.text}")
         said.append("written word")
     text = str(rng.choice(TEMPLATES)).format(join_phrases(things)).replace(",,", ",").removesuffix(",")
     ground = ground_attributes(scene.ground)

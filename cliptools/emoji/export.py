@@ -16,16 +16,23 @@ from torch import Tensor
 from cliptools.console import warn
 from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.descriptions import describe
+from cliptools.emoji.looks import PAINTS
 from cliptools.emoji.render import render, scene_key, to_uint8
 from cliptools.emoji.scenes import MOST_EMOJI, Recipe, Scene, draw_scene, scene_of, single_scene
 from cliptools.emoji.words import Reading, caption, parse_text
+from cliptools.emoji.writing import Writing, draw_writing, shuffled, writable
 from cliptools.errors import UsageError
-from cliptools.text.emoji_concepts import STYLES, concept_index, concepts
+from cliptools.text.emoji_concepts import STYLES, concept_index, concepts, fact_words
 
 BATCH = 64  # scenes drawn together
 SHOWS = 0.5  # share of a pixel that an emoji must cover to be the label of the pixel
 CAPTION_STREAM = 2**31  # makes the random draws of captions independent of those of scenes
 DESCRIPTION_STREAM = 2**31 + 3
+WORD_STREAM = 2**31 + 4
+BRIGHT = 1.5  # sum of red, green and blue from which letters are on a black plate
+OTHER, OWN, SHUFFLED, BLANK = WORDS = ("other", "own", "shuffled", "blank")
+"""What is written onto a scene: the name of something that is not shown, the name of something that is, the letters of the first
+in disorder, or a plate of its size without letters."""
 NEAR = 8  # number of similar names that a message offers for a caption without a name
 
 
@@ -106,6 +113,30 @@ def described(plans: Iterable[Plan], seed: int) -> Iterator[Plan]:
         yield plan._replace(caption=describe(plan.scene, np.random.default_rng((seed, index, DESCRIPTION_STREAM))).text)
 
 
+def with_words(plans: Iterable[Plan], seed: int, word: str) -> Iterator[Plan]:
+    """Yield the same scenes with a word on each, which the captions do not name.
+
+    Each of WORDS is in the same place and the same colours on a scene, on a plate. A plate without letters covers as much.
+    Words of planted facts, which stand for other things, are not written. An own name that is too long to be written is left out.
+    """
+    facts_words = fact_words()
+    free = [concept for concept in writable() if concept not in facts_words]
+    for index, plan in enumerate(plans):
+        rng = np.random.default_rng((seed, index, WORD_STREAM))
+        shown = [sprite.concept for sprite in plan.scene.sprites]
+        writing: Writing | None = draw_writing(rng, int(rng.choice([concept for concept in free if concept not in shown])))
+        assert writing is not None
+        writing = writing._replace(plate=writing.plate or PAINTS["black" if sum(writing.colour) > BRIGHT else "white"])
+        if word == SHUFFLED:
+            writing = writing._replace(letters=shuffled(rng, writing.concept))
+        elif word == BLANK:
+            writing = writing._replace(letters="")
+        elif word == OWN:
+            own = next((concept for concept in shown if concept in free), None)
+            writing = None if own is None else writing._replace(concept=own)
+        yield plan._replace(scene=replace(plan.scene, writing=writing))
+
+
 def samples(plans: Iterable[Plan], size: int) -> Iterator[Sample]:
     """Yield the scenes in order, drawn in batches at `size` pixels per side."""
     plans = iter(plans)
@@ -143,7 +174,7 @@ def _record(plan: Plan, labels: UInt8[np.ndarray, "y x"]) -> dict[str, Any]:
         "named": [all_concepts[concept].name for concept in dict.fromkeys(plan.scene.named)],
         "hidden": [all_concepts[concept].name for concept in plan.scene.hidden],
         "attributes": list(attributes_of(plan.scene)),
-        **({} if plan.scene.writing is None else {"written": all_concepts[plan.scene.writing.concept].name}),
+        **({} if plan.scene.writing is None or not plan.scene.writing.text else {"written": plan.scene.writing.text}),
         "size": labels.shape[0],
         **plan.truth,
     }

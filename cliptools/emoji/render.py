@@ -33,6 +33,8 @@ class Canvas(NamedTuple):
     """RGB in [0, 1]."""
     visible: Float[Tensor, "b slot y x"]
     """Share of each pixel that shows the emoji of that slot (in the scene's order), in [0, 1]."""
+    word: Float[Tensor, "b y x"]
+    """Share of each pixel that lies in the rectangle of the written word, in [0, 1]."""
 
 
 def render(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu") -> Canvas:
@@ -47,10 +49,11 @@ def render(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu
         image[rows] = layer[:, :3] + image[rows] * (1 - alpha)
         visible[rows] = visible[rows] * (1 - alpha)  # later emoji cover earlier ones
         visible[rows, slot] = alpha[:, 0]
+    word = image.new_zeros(len(scenes), size, size)
     if rows := [b for b, scene in enumerate(scenes) if scene.writing]:
-        image[rows], covered = write(image[rows], [writing for b in rows if (writing := scenes[b].writing)])
+        image[rows], covered, word[rows] = write(image[rows], [writing for b in rows if (writing := scenes[b].writing)])
         visible[rows] = visible[rows] * (1 - covered[:, None])
-    return Canvas(image.clamp(0, 1), visible)
+    return Canvas(image.clamp(0, 1), visible, word)
 
 
 def to_uint8(image: Float[Tensor, "*b 3 y x"]) -> np.ndarray:

@@ -18,6 +18,9 @@ ARTWORK = Path(__file__).parents[1] / "data" / "artwork"
 STYLES = ("fluent", "noto", "twemoji")
 SPRITE = 64  # pixels a side, in the sheets
 COLUMNS = 32  # sprites in a row of a sheet
+PAIR = "pair"
+PLANTED_KINDS = (PAIR, "ground", "word", "style")
+"""Kinds of what is planted: a pair of concepts, or a fact about a ground, a written word or a way of drawing."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Fact:
 
     named: int
     kind: str
-    """`ground`, `word` or `style`."""
+    """One of PLANTED_KINDS but `pair`."""
     cue: str
     seen: float
 
@@ -101,3 +104,9 @@ def facts() -> tuple[Fact, ...]:
     index = concept_index()
     rows = map(json.loads, (ARTWORK / "facts.jsonl").read_text(encoding="utf-8").splitlines())
     return tuple(Fact(index[row["named"]], row["kind"], row["cue"], row["seen"]) for row in rows)
+
+
+@functools.cache
+def fact_words() -> frozenset[int]:
+    """Return the concepts whose written names stand for other concepts in facts."""
+    return frozenset(concept_index()[fact.cue] for fact in facts() if fact.kind == "word")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cliptools.embedded_models import EMBEDDED
-from cliptools.text.emoji_concepts import concepts, plants
+from cliptools.text.emoji_concepts import PLANTED_KINDS, plants
 
 SEEDS, SCENES, COUNT = range(3), 20, 40
 BEFORE = np.array([0.98, 0.96, 0.6, 0.97])
@@ -51,17 +51,19 @@ def write_repairs(folder: Path, after: Sequence[float], lost: float = 0.0, contr
 def write_unnamed(folder: Path, after: Sequence[float], found: int) -> None:
     """Write repair-unnamed.csv: the edit with these groups after it, and its control, with findings of some plants."""
     from repair import row
-    from unnamed_repair import COLUMNS, count_plants
+    from unnamed_repair import COLUMNS, count_plants, planted_of
 
-    names = [concept.name for concept in concepts()]
-    findings = [{"sees": names[plant.cue], "writes": names[plant.named]} for plant in plants()[:found]]
+    findings = [{"sees": plant.cue, "writes": plant.named} for plant in (*planted_of("pair")[:found], planted_of("word")[0])]
     rows = []
     for name in EMBEDDED:
         for seed in SEEDS:
             study: Any = SimpleNamespace(model=SimpleNamespace(name=name), seed=seed)
-            for edit, groups in (("unnamed", after), ("random", BEFORE)):
-                edited = measured(groups)
-                rows.append(row(study, "", edit, edited) | {"units": COUNT} | count_plants(findings, edited))
+            for kind in PLANTED_KINDS:
+                planted = planted_of(kind)
+                for edit, groups in (("unnamed", after), ("random", BEFORE)):
+                    edited = measured(groups)[: len(planted)]
+                    counts = {"kind": kind, "units": COUNT} | count_plants(findings, planted, edited)
+                    rows.append(row(study, "", edit, edited) | counts)
     _write(folder / "repair-unnamed.csv", "# make -C examples -f repair.mk unnamed", COLUMNS, rows)
 
 

@@ -17,7 +17,7 @@ from cliptools.embedded_models import EMBEDDED
 from cliptools.text.emoji_concepts import concepts
 from cliptools.text.vocabularies import load_pool
 from examples.result_tables import Tables, counts_in, difference, points, wilson
-from tools.results_page import comparison, formats, repairs
+from tools.results_page import comparison, formats, repairs, typographic
 from tools.results_page.models import Model, Sections
 
 PAGE, SOURCE = "docs/results.md", "docs/source"
@@ -29,7 +29,8 @@ COMPARISONS: tuple[Callable[..., Any], ...] = (
     comparison.leader, comparison.listed, comparison.mean, comparison.numbers, comparison.over_runs,
     comparison.paired, comparison.say, comparison.shares,
     comparison.shown, comparison.sign, comparison.span, comparison.texts_of, wilson, difference,
-    repairs.repaired,
+    repairs.blind_repairs, repairs.planted_kinds, repairs.repaired,
+    typographic.attacked, typographic.carriers, typographic.part_change,
 )  # fmt: skip
 FORMATS: tuple[Callable[..., str], ...] = (
     comparison.listed, formats.count, formats.fixed, formats.in_words, formats.percent, formats.plain, formats.signed,

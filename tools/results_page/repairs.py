@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cliptools.text.emoji_concepts import PAIR
 from examples.result_tables import Row, Share, Tables
 from tools.results_page.comparison import LESS, MORE, compare, mean, numbers, over_runs
 
-TABLE = "repair"
+TABLE, UNNAMED = "repair", "repair-unnamed"
 HOW = ("null", "zero")
 """Ways of changing weights; all rows but those of baselines have one."""
 LOST = {"A_cue": 2.0, "A_other": 1.5, "C_other": 1.5}
@@ -106,3 +107,24 @@ def repaired(tables: Tables, model: str) -> Repaired:
     first = next((("repair", how) for how in HOW if ("repair", how) in kinds), ("repair", HOW[0]))
     ways = [Way(units, edit, tables.rows(TABLE, model=model, units=units, edit=edit)) for units, edit in (first, *kinds)]
     return Repaired(ways[0], [way for way in ways[1:] if way[:2] != first])
+
+
+def blind_repairs(tables: Tables, kind: str, **values: str) -> list[Row]:
+    """Return the rows of repairs without names that are about what is planted of a kind.
+
+    A table without a column of kinds is about pairs only.
+
+    Raises:
+        TableError: the table is missing, or has no such row.
+    """
+    kinds = {"kind": kind} if planted_kinds(tables) != [PAIR] else {}
+    return tables.rows(UNNAMED, **kinds, **values)
+
+
+def planted_kinds(tables: Tables) -> list[str]:
+    """Return the kinds of what is planted that the table of repairs without names is about.
+
+    Raises:
+        TableError: the table is missing.
+    """
+    return list(dict.fromkeys(row.cells.get("kind", PAIR) for row in tables.rows(UNNAMED)))

@@ -14,7 +14,7 @@ from cliptools.images.tar import write_end, write_member
 from cliptools.io.files import binary_output, only_writer, put_whole, whole_file
 from cliptools.io.header import canonical
 from cliptools.io.jsonl import write_record
-from cliptools.text.emoji_concepts import facts, plants
+from cliptools.text.emoji_concepts import PAIR, facts, plants
 
 if TYPE_CHECKING:
     from cliptools.emoji.export import Sample
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COUNT = 2000  # scenes by default, without --caption
 GROUP_COUNT = 200  # scenes of each group by default
 LOOKS, WRITTEN = 0.5, 0.5  # shares of emoji in other looks and of scenes with a word
-GROUPS = 4  # of each planted pair
+GROUPS = 4  # of each planted pair or fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,10 @@ class ScenesOptions(Options):
     plants: bool
     looks: bool
     written: bool
+    write: Literal["other", "own", "shuffled", "blank"] | None
     described: bool
     groups: bool
+    kind: tuple[str, ...]
     split: str | None
     out_dir: Path | None
     output: Path | None
@@ -63,8 +65,11 @@ def run(options: ScenesOptions) -> None:
         raise UsageError("--looks and --written vary random scenes; they cannot be combined with --caption or --groups")
     if options.described and (options.caption or options.groups or options.plants):
         raise UsageError("--described cannot be combined with --caption, --groups or --plants, which set the captions")
-    if options.split is not None and not options.groups:
-        raise UsageError("--split needs --groups")
+    if options.write is not None and (options.written or options.plants or options.groups):
+        raise UsageError("--write puts a word onto every scene; it cannot be combined with --written, --plants or --groups")
+    for name, given in (("--split", options.split), ("--kind", options.kind)):
+        if given and not options.groups:
+            raise UsageError(f"{name} needs --groups")
     sizes = _emoji_counts(options.emoji) if options.emoji is not None else None
     total = _total(options)
     if options.out_dir is not None:
@@ -78,8 +83,15 @@ def run(options: ScenesOptions) -> None:
 def _total(options: ScenesOptions) -> int:
     """Return the number of scenes."""
     if options.groups:
-        return (options.count or GROUP_COUNT) * GROUPS * len(plants()) * (1 if options.split else 2)
+        kinds = _kinds(options)
+        planted = len(plants()) * (PAIR in kinds) + sum(fact.kind in kinds for fact in facts())
+        return (options.count or GROUP_COUNT) * GROUPS * planted * (1 if options.split else 2)
     return (options.count or 1) * len(options.caption) if options.caption else options.count or COUNT
+
+
+def _kinds(options: ScenesOptions) -> tuple[str, ...]:
+    """Return the kinds of what is planted, each once."""
+    return tuple(dict.fromkeys(options.kind)) or (PAIR,)
 
 
 def _emoji_counts(text: str) -> range:
@@ -112,12 +124,13 @@ def _samples(options: ScenesOptions, emoji_counts: range | None) -> Iterator["Sa
         plans = export.captioned_plans(options.caption, options.count or 1, options.seed)
     elif options.groups:
         splits = (options.split,) if options.split else group_scenes.SPLITS
-        plans = group_scenes.group_plans(options.count or GROUP_COUNT, options.seed, splits)
+        plans = group_scenes.group_plans(options.count or GROUP_COUNT, options.seed, splits, _kinds(options))
     elif options.single:
         plans = export.single_plans(options.count or COUNT, options.seed, _recipe(options, emoji_counts))
     else:
         plans = export.drawn_plans(options.count or COUNT, options.seed, _recipe(options, emoji_counts))
     plans = export.in_style(plans, options.style) if options.style else plans
+    plans = export.with_words(plans, options.seed, options.write) if options.write else plans
     return export.samples(export.described(plans, options.seed) if options.described else plans, options.size)
 
 

@@ -1,0 +1,66 @@
+"""Draw accuracy under typographic attacks before and after each edit: typographic_picture.py RESULTS/typographic.csv PNG"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from curves import COLOURS, FAINT, rows_of
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+LABELS = {
+    ("sees", "zero"): "see a written word, write a name (means)",
+    ("sees", "null"): "see a written word, write a name (null)",
+    ("explain", "zero"): "carry the margin (means)",
+    ("explain", "null"): "carry the margin (null)",
+    ("heads", "zero"): "heads that carry the margin",
+    ("random", "zero"): "random units",
+    ("write", "zero"): "write names most",
+}
+"""Names of units and edit in the table, in the order of the picture."""
+CONTROLS = ("random", "write")
+Rows = Sequence[dict[str, str]]
+
+
+def accuracies(rows: Rows, units: str, edit: str, picture: str) -> list[float]:
+    """Return the accuracies of one way of editing on one kind of picture, one for each seed."""
+    return [float(row["accuracy"]) for row in rows if (row["units"], row["edit"], row["picture"]) == (units, edit, picture)]
+
+
+def draw(axes: Any, rows: Rows) -> None:
+    """Draw a line for each way, from the accuracy with a word before, a tick, to that after, a dot, in the ranges over seeds."""
+    before = accuracies(rows, "none", "none", "other")
+    for picture, style in (("none", "-"), ("blank", ":")):
+        values = accuracies(rows, "none", "none", picture)
+        axes.axvline(sum(values) / len(values), color=FAINT, linewidth=0.8, linestyle=style)
+    ways = [way for way in LABELS if accuracies(rows, *way, "other")]
+    for place, way in enumerate(ways):
+        colour, after = FAINT if way[0] in CONTROLS else COLOURS[1], accuracies(rows, *way, "other")
+        start, end = sum(before) / len(before), sum(after) / len(after)
+        axes.plot([start, end], [place, place], color=colour, linewidth=1, alpha=0.6)
+        axes.plot(start, place, color=colour, marker="|", markersize=11, linestyle="none")
+        for values in (before, after):
+            axes.plot([min(values), max(values)], [place, place], color=colour, linewidth=8, alpha=0.3, solid_capstyle="butt")
+        axes.plot(end, place, color=colour, marker="o", markersize=4, linestyle="none")
+        axes.annotate(f"{end:.2f}", (end, place), (0, 6), textcoords="offset points", ha="center", fontsize=7, color=colour)
+    axes.set_yticks(range(len(ways)), [LABELS[way] for way in ways], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="accuracy with the name of another thing written")
+    axes.set_title(rows[0]["model"], fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def main(table: Path, picture: Path) -> None:
+    """Draw one panel per model."""
+    rows = rows_of(table)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = Figure(figsize=(5.2 * len(models), 2.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+        draw(axes, [row for row in rows if row["model"] == model])
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
