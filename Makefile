@@ -21,16 +21,16 @@ demo: $(VENV)/.installed
 	@$(MAKE) --no-print-directory story
 
 # One finding from its picture to a repaired model: most cats beside mountains are violins to emoji-vit2. One neuron sees mountains and writes
-# violin; without what a few neurons write along violin, the cats are cats. The control are as many other neurons of the same layers.
+# violin; without what twenty neurons write along violin, most are cats. The control are as many other neurons of the same layers.
 CLASSES := cat rabbit elephant bus pizza chair guitar violin
-OTHERS  := 5:100,5:200,5:300,5:400,6:100
+OTHERS  := $(shell seq -s , -f 5:%.0f 65 70 695),$(shell seq -s , -f 6:%.0f 65 70 695)
 story:
 	rm -rf $(OUT)/scenes $(OUT)/pictures $(OUT)/explained $(OUT)/*repaired*.safetensors
 	$(BIN)/clip-scenes --caption "a cat and a mountain" --count 60 --out-dir $(OUT)/scenes
 	mkdir $(OUT)/pictures && mv $(OUT)/scenes/images $(OUT)/pictures/cat
 	printf '%s\n' $(CLASSES) > $(OUT)/classes.txt
 	$(BIN)/clip-explain $(OUT)/pictures/cat/scene-000001.png --text violin --text cat --head 3 --figures $(OUT)/explained -f table --bundle $(OUT)/neurons.safetensors
-	$(BIN)/clip-edit --sees mountain --writes violin --head 5 -o $(OUT)/repaired.safetensors --bundle $(OUT)/neurons.safetensors > $(OUT)/repaired.json
+	$(BIN)/clip-edit --sees mountain --writes violin --head 20 -o $(OUT)/repaired.safetensors --bundle $(OUT)/neurons.safetensors > $(OUT)/repaired.json
 	$(BIN)/clip-view --units $(OTHERS) -f jsonl $(OUT)/neurons.safetensors | $(BIN)/clip-edit --writes violin -o $(OUT)/others-repaired.safetensors > $(OUT)/others.json
 	for model in repaired others-repaired; do $(BIN)/clip-ablate $(OUT)/pictures --classes $(OUT)/classes.txt --against $(OUT)/$$model.safetensors --bundle $(OUT)/neurons.safetensors -q -f table; done
 	@echo "Why a cat is a violin, and where the neurons see that: $(OUT)/explained; the repaired model: $(OUT)/repaired.safetensors"
