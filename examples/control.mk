@@ -3,12 +3,13 @@
 # The control of the embedded models: the same training without the terms for sparsity. A claim that holds for sparse neurons only is
 # one about this training, and one that holds for both is not. The studies that the claims need run in a copy of the project in which
 # the control's weights stand in place of the embedded ones. DENSE has the folders emoji-vit2 and emoji-rn2, made in hours by the stages
-# of the card with as many scenes, but with --sparse 0 and without training.dictionary (emoji-rn2: 240000 and 96000):
+# of the card with as many scenes, the last two with --sparse 0 and without training.dictionary; run-3 is the last stage without sparsity:
 #
-#   python -m training.image NAME --tower … --scenes 120000 --rate 5e-4 --sparse 0 --out run
-#   python -m training.image NAME --start run/image.pt --scenes 280000 --sparse 0 --out run-2
-#   python -m training.joint NAME --start run-2/image.pt --steps 2200 --scenes 64000 --sparse 0 --out run-2
-#   python -m training.export NAME --start run-2 --out dense/NAME
+#   python -m training.image emoji-vit2 --start run-3/image.pt --scenes 260000 --rate 5e-4 --sparse 0 --out run-4
+#   python -m training.joint emoji-vit2 --start run-4/image.pt --steps 2200 --scenes 96000 --sparse 0 --out run-4
+#   python -m training.image emoji-rn2 --start run-3/image.pt --scenes 240000 --rate 5e-4 --sparse 0 --out run-4
+#   python -m training.joint emoji-rn2 --start run-4/image.pt --steps 2200 --scenes 128000 --sparse 0 --out run-4
+#   python -m training.export NAME --start run-4 --out dense/NAME
 #
 # results/claims-0.1.0.csv and models-0.1.0.csv are those of the models of cliptools 0.1.0, emoji-vit and emoji-rn, which this version
 # does not contain.
