@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from examples.result_tables import Row, Share, Tables, difference, wilson
-from tools.results_page.comparison import mean, numbers
-from tools.results_page.repairs import over_seeds
+from tools.results_page.comparison import mean, numbers, over_runs
 
 TABLE, PARTS = "typographic", "typographic-parts"
 GONE, ZERO_SHOT_LOST = 0.6, 0.005
@@ -34,7 +33,7 @@ class AttackWay(NamedTuple):
 
     def change(self, picture: str) -> Share:
         """Return the mean change of accuracy over the seeds, with the ends of all intervals."""
-        return over_seeds([row.share("change", "change_low", "change_high") for row in self.of(picture)])
+        return over_runs([row.share("change", "change_low", "change_high") for row in self.of(picture)])
 
     def gone(self, column: str = "gone") -> float:
         """Return the share of the loss that is gone, as a mean over the seeds that have a loss; 0 if none has."""
