@@ -60,7 +60,7 @@ def mountains_in(records: Path) -> tuple[int, int]:
 
 
 def answers_to(pictures: Path, weights: Path) -> Counter[str]:
-    """Return how often an embedded model with these weights gives each concept's name as its answer to the pictures of a folder."""
+    """Return how often emoji-vit2 with these weights answers with each concept's name, over the pictures of a folder."""
     from cliptools.io.header import digest
     from cliptools.models.load import load_model
     from cliptools.models.text_encoder import class_templates, encode_named
