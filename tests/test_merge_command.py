@@ -60,6 +60,9 @@ def same(one: Bundle, other: Bundle) -> None:
         if name == "read":  # of every image at most its norm, times a distance of two unit embeddings
             free = 2e-5 + 1e-4 * np.abs(value) + np.where(changed, 4 * last, 0)[:, None]
             assert (np.abs(other[name] - value) <= free).all(), name
+        elif name == "explained_all":  # a share of nothing where shards round a variance to 0 (streaming/moments.py)
+            heard = one["deviation"] > 1e-8
+            assert heard.mean() > 0.9 and np.allclose(other[name][heard], value[heard], rtol=1e-4, atol=2e-5)
         elif value.dtype == np.float32:
             np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
         elif name == "top_image":  # images of equal norm, but for rounding, may change places

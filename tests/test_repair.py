@@ -15,7 +15,7 @@ from cliptools.errors import CliptoolsError
 from cliptools.front.edit_choose import best_trial
 from cliptools.text.emoji_concepts import concepts, plants
 
-CASES = {"emoji-vit2": {"layers": [5, 6], "limit": 400}, "emoji-rn2": {"keep": 1.0, "limit": 300}}
+CASES = {"emoji-vit2": {"layers": [5, 6], "limit": 800}, "emoji-rn2": {"keep": 1.0, "limit": 300}}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -60,6 +60,7 @@ def test_a_run_that_was_interrupted_gives_the_same_bytes(monkeypatch: pytest.Mon
     stops[:] = [plants()[3]]
     with pytest.raises(AssertionError):
         run(table)
+    earlier = repair.SINGLE
     monkeypatch.setattr(repair, "SINGLE", 9)
-    with pytest.raises(CliptoolsError, match="started with single 300, now asked for 9"):
+    with pytest.raises(CliptoolsError, match=f"started with single {earlier}, now asked for 9"):
         run(table)

@@ -68,8 +68,8 @@ def make_batch(
     label = torch.where(most > COVERED, label, -100)  # (b, patches)
     kept = None
     if keep is not None:
-        first = most.clamp(max=0.3) + WORD_FIRST * cover[:, -1]  # a word is read only if all of its letters are there
-        kept = (first + 0.25 * torch.rand_like(most)).topk(keep, 1).indices  # (b, kept)
+        priority = most.clamp(max=0.3) + WORD_FIRST * cover[:, -1]  # a word is read only if all of its letters are there
+        kept = (priority + 0.25 * torch.rand_like(most)).topk(keep, 1).indices  # (b, kept)
         label, most = label.gather(1, kept), most.gather(1, kept)
     spot = ((label >= 0) + torch.rand_like(most)).topk(SPOTS, 1).indices  # (b, spot)
     noise = 0.04 * recipe.difficulty * torch.rand(size, 1, 1, 1, device=device)
