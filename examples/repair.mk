@@ -11,7 +11,7 @@ PARALLEL := yes
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/repair
 SCENES ?= 3000
-# scenes of each group, pair and split; those of a model and a seed take 100 MB in WORK
+# scenes of each group, pair and split; those of a model and a seed, with the facts, take 170 MB in WORK
 COUNT  ?= 100
 SEEDS  ?= 0 1 2
 MODELS ?= emoji-vit2 emoji-rn2

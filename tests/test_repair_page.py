@@ -55,7 +55,12 @@ def test_goals_that_are_met(tables: Path) -> None:
     assert "All goals are met for both models." in text and text.count("significantly larger than that of every control") == 2
     assert "repairs the 18 planted pairs" in text and "40 test scenes of each group, and of 360 scenes of one emoji" in text
     assert "![Accuracy of the worst group" in text and "(repair.png)" in text and "Nothing named" not in text
-    assert "**Written words.**" in text and "hardly read words" not in text and "Waterbirds and CelebA" in text and "test with known truth" in text
+    assert (
+        "**Written words.**" in text
+        and "hardly read words" not in text
+        and "Waterbirds and CelebA" in text
+        and "test with known truth" in text
+    )
     edit = next(line for line in text.split("| neurons that see the cue")[1:] if "`null`" in line)
     assert " | 40 | 60.0 → 94.0 | +34.0 (" in edit and " | 85 % | -0.5 | -1.0 | +34.0 | -0.5 | 100.0 → 99.7 | -0.3 (" in edit
     blind = text.split("(*blind*) | ")[1]

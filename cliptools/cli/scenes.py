@@ -27,10 +27,11 @@ PLANTS_HELP = "Plant the spurious pairs and facts into the scenes, as in trainin
 LOOKS_HELP = "Draw half of the emoji in other looks: tinted, blended, as a silhouette or an outline [default: the artwork]."
 WRITTEN_HELP = "Write a word onto half of the scenes [default: none]."
 WRITE_HELP = (
-    "Write a word onto every scene, which the caption does not name: the name of another emoji (a typographic attack), of an "
-    "emoji of the scene, the letters of the first in another order, or a plate of its size without letters [default: none]."
+    "Write a word onto every scene, which captions name only with --described: the name of another emoji (a typographic "
+    "attack), of an emoji of the scene, the letters of the first in another order, or a plate of its size without letters "
+    "[default: none]."
 )
-DESCRIBED_HELP = "Write captions that also name colours, sizes, places, grounds and styles [default: the emoji]."
+DESCRIBED_HELP = "Write captions that also name colours, sizes, places, grounds, styles and written words [default: the emoji]."
 
 
 @command("clip-scenes")
@@ -68,14 +69,15 @@ def main(**options: Any) -> None:
     With --groups, scenes show a class with or without a cue that training has planted. Of each planted pair (A named, B cue)
     there are four groups: A or another class C, beside B or beside another thing. Of each planted fact (--kind ground, word,
     style) they show A or C alone, with the property B or with another one of the kind: another ground, word or way of drawing.
-    Scene NUMBER with B and without differ in nothing else. Keys are SPLIT/PAIR/CLASS/BESIDE/NUMBER, and records also have
-    `split`, `pair` (names of A and B), `kind`, `classes` (A and C), `label` and `beside` (B or other). The scenes of the two
-    splits are disjoint. `clip-ablate --groups scenes` reads the records, `--groups folders` the folders of one split.
+    Scenes of a fact with one NUMBER, with B and without, differ in nothing else. Keys are SPLIT/PAIR/CLASS/BESIDE/NUMBER, and
+    records also have `split`, `pair` (names of A and B), `kind`, `classes` (A and C), `label` and `beside` (B or other). The
+    scenes of the two splits are disjoint. `clip-ablate --groups scenes` reads the records, `--groups folders` the folders of
+    one split.
 
     With --write, scenes are those of the same options without it, and the word of each scene has the same place and colours
     with each value, so that covering and reading can be told apart: all words are on a plate, and the plate without letters
-    covers as much. The record has the word as `written`. Only names of at most three letters are written; where an own name
-    is longer, there is no word.
+    covers as much. The record has the word as `written`. Only names of at most three letters are written, and none that a
+    planted fact has as its word; where an own name is not one of them, there is no word.
 
     With --out-dir, writes a folder with images/, masks/ and scenes.jsonl.
 

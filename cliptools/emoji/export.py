@@ -31,8 +31,8 @@ DESCRIPTION_STREAM = 2**31 + 3
 WORD_STREAM = 2**31 + 4
 BRIGHT = 1.5  # sum of red, green and blue from which letters are on a black plate
 OTHER, OWN, SHUFFLED, BLANK = WORDS = ("other", "own", "shuffled", "blank")
-"""What is written onto a scene: the name of something that is not shown, the name of something that is, the letters of the first
-in disorder, or a plate of its size without letters."""
+"""Words for a scene: the name of something that is not shown, the name of something that is, the letters of the first in
+disorder, or a plate of its size without letters."""
 NEAR = 8  # number of similar names that a message offers for a caption without a name
 
 
@@ -117,7 +117,7 @@ def with_words(plans: Iterable[Plan], seed: int, word: str) -> Iterator[Plan]:
     """Yield the same scenes with a word on each, which the captions do not name.
 
     Each of WORDS is in the same place and the same colours on a scene, on a plate. A plate without letters covers as much.
-    Words of planted facts, which stand for other things, are not written. An own name that is too long to be written is left out.
+    Words of planted facts, which stand for other things, are not written. An own name that is not one of the rest is left out.
     """
     facts_words = fact_words()
     free = [concept for concept in writable() if concept not in facts_words]

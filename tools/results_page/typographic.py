@@ -70,12 +70,12 @@ def attacked(tables: Tables, model: str) -> Attacked:
     """Return the ways of editing a model.
 
     Raises:
-        TableError: the table is missing, or has no row of the model.
+        TableError: the table is missing, or has no row of the untouched model.
     """
     rows = tables.rows(TABLE, model=model)
     kinds = dict.fromkeys((row.text("units"), row.text("edit")) for row in rows)
     ways = [AttackWay(units, edit, tables.rows(TABLE, model=model, units=units, edit=edit)) for units, edit in kinds]
-    untouched = next(way for way in ways if way.units == "none")
+    untouched = AttackWay("none", "none", tables.rows(TABLE, model=model, units="none"))
     return Attacked(untouched, [way for way in ways if way.units != "none"])
 
 
@@ -90,7 +90,7 @@ def carriers(tables: Tables, model: str, part: str) -> list[Row]:
 
 
 def part_change(tables: Tables, model: str, part: str) -> float:
-    """Return the change of one part of the margin, as a mean over the seeds; 0 for a part that the model has not.
+    """Return the change of one part of the margin, as a mean over the seeds; 0 for a part that the model does not have.
 
     Raises:
         TableError: the table is missing.
