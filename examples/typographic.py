@@ -1,26 +1,28 @@
 """Typographic attacks on embedded models, and their repair: a word is written on a scene, and the model reads it.
 
     clip-scenes --written --count 2000 --seed 1 | clip-effects - -o MODEL-1.safetensors
-    python typographic.py PARTS.csv MODEL-1.safetensors… > TABLE.csv
+    python typographic.py PARTS.csv MODEL-1.safetensors… > TABLE.csv          # typographic.mk has the options for emoji-rn2
 
 typographic_scenes.py describes the pictures, typographic_parts.py the table PARTS, which says what carries the margin. TABLE has
 a row for each edit and each kind of picture: accuracy over all concepts, and the share of scenes that are `fooled`, whose best
 class is what the word names (on scenes without it: what it would name, by chance), both with Wilson's intervals of n scenes; the
 change of accuracy by the edit with the interval of the paired difference; and `told`, the share of scenes on which the model,
 asked for the word (`the word dog`) among all words but the thing's own name, gives the word that is written. `gone` is the share
-of the loss by reading that is gone after the edit: what a name costs more than a plate without letters, which covers as much.
-`gone_whole` is the same of the loss from scenes without a word. All these figures are of test scenes. The edits are those of
-clip-edit:
+of the loss by reading that is gone after the edit: of what a name costs more than a plate without letters, which covers as much,
+what accuracy with the name gains, less what it gains with the plate if that is positive. `gone_whole` is the gain with the name
+over the loss from scenes without a word. All these figures are of test scenes. The edits are those of clip-edit:
 
     sees, zero       units that see `written word` and write one of the words, at their means
     explain, zero    units of largest mean excess on attacked validation scenes, as clip-explain has it
     … , null         these neurons no longer write along the three words that they write most (ViT only)
-    heads, zero      heads of the last layer, or of the pooling, of largest direct effect on attacked validation scenes
+    heads, zero      heads of the last layer, or of the pooling, whose direct effects on attacked validation scenes change most
+                     when a plate takes the place of the word
     random, write    controls of as many units as the larger of the edits `sees` and `explain`: drawn at random, or those that
-                     write the words most, whatever they see
+                     write the words most, whatever they see; `random heads` as many heads of the layer, drawn at random
 
-The number of units is the one of 5, 10, 20, … after which accuracy with the word is best on validation scenes, while accuracy
-without words falls by at most half a point.
+The number of units is the one of 5, 10, 20, … up to a tenth of all, that of heads the one of 1, 2, 4, … up to half of the layer,
+after which accuracy with the word is best on validation scenes, while accuracy without words falls by at most half a point. Where
+no number is better than the untouched model, nothing is edited, and the count is 0.
 """
 
 import csv
@@ -42,6 +44,7 @@ from typographic_scenes import NONE, PICTURES, Drawn, draw, pictures
 import cliptools as ct
 from cliptools.analysis.cue_units import cue_scores, write_scores
 from cliptools.analysis.edited_passes import edited_outputs
+from cliptools.analysis.margin_passes import HeadName
 from cliptools.analysis.zero_shot import wilson
 from cliptools.emoji.export import BLANK, OTHER
 from cliptools.emoji.writing import writable
@@ -139,36 +142,54 @@ class Attack:
         written, blank = (self.draw("validation", picture).first(EXPLAINED) for picture in (OTHER, BLANK))
         return carried(self.model, self.bundle, self.text, written, blank)
 
-    def orders(self, found: Carried) -> dict[str, Int[np.ndarray, " u"]]:
+    def orders(self, parts: Carried) -> dict[str, Int[np.ndarray, " u"]]:
         """Return the units in the order in which each way of choosing takes them."""
         tensors = [torch.from_numpy(self.bundle[name]) for name in ("read", "direction", "deviation", "embedding_covariance")]
         q, r, deviation, covariance = tensors
         s, t = self.encode([CUE]) - self.mean, self.encode([self.names[word] for word in self.words]) - self.mean
         score = cue_scores(q, r, deviation, covariance, s, t, rather=not self.pairs)  # as clip-edit --sees has it
-        ranked = {"sees": score, "explain": found.excess, "write": write_scores(r, deviation, t)}
+        ranked = {"sees": score, "explain": parts.excess, "write": write_scores(r, deviation, t)}
         orders = {
             name: value.argsort(descending=True, stable=True)[: int((value > 0).sum())].numpy() for name, value in ranked.items()
         }
         return orders | {"random": self.rng.permutation(self.bundle.units)}
 
-    def edits(self, orders: Mapping[str, Int[np.ndarray, " u"]], found: Carried) -> Iterator[list[Edit]]:
-        """Yield the edits among which validation scenes choose: lists of growing numbers of units."""
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Ways of changing weights; no weight changes what a pair writes along a text only."""
+        return ("zero",) if self.pairs else ("zero", "null")
+
+    def edits(self, orders: Mapping[str, Int[np.ndarray, " u"]], parts: Carried) -> Iterator[list[Edit]]:
+        """Yield the edits among which validation scenes choose: lists of growing numbers of units, no edit first."""
         for units in ("sees", "explain"):
-            for how in ("zero",) if self.pairs else ("zero", "null"):
+            for how in self.ways:
                 counts = [count for power in range(12) if (count := 5 * 2**power) <= self.most(orders[units])]
-                yield [Edit(units, how, count, self.weights(orders[units][:count], how)) for count in counts]
-        last = max(head.layer for head in found.head)
-        places = [place for place in found.head_change.argsort(descending=True).tolist() if found.head[place].layer == last]
-        counts = [count for power in range(12) if (count := 2**power) <= len(places) // 2]
-        chosen = [[found.head[place] for place in places[:count]] for count in counts]
-        yield [Edit("heads", "zero", len(heads), self.head_weights(heads)) for heads in chosen]
+                edits = [Edit(units, how, count, self.weights(orders[units][:count], how)) for count in counts]
+                yield [Edit(units, how, 0, {}), *edits]
+        heads = last_heads(parts)
+        counts = [count for power in range(12) if (count := 2**power) <= len(heads) // 2]
+        yield [Edit("heads", "zero", 0, {}), *(Edit("heads", "zero", n, self.head_weights(heads[:n])) for n in counts)]
+
+    def controls(self, edits: Sequence[Edit], orders: Mapping[str, Int[np.ndarray, " u"]], parts: Carried) -> Iterator[Edit]:
+        """Yield the controls: as many units, or heads, as the largest edit of the same kind has."""
+        for how in self.ways:
+            count = max(edit.count for edit in edits if edit.units in ("sees", "explain") and edit.how == how)
+            for units in ("random", "write"):
+                rows = orders[units][:count]
+                yield Edit(units, how, len(rows), self.weights(rows, how))
+        (count,) = (edit.count for edit in edits if edit.units == "heads")
+        heads = last_heads(parts)
+        drawn = [heads[place] for place in self.rng.permutation(len(heads))[:count]]
+        yield Edit("random heads", "zero", count, self.head_weights(drawn))
 
     def most(self, order: Int[np.ndarray, " u"]) -> int:
         """Return the largest number of units of an edit: a tenth of all."""
         return min(len(order), self.bundle.units // 10)
 
     def weights(self, rows: Int[np.ndarray, " u"], how: str) -> Weights:
-        """Return the changed weights of the edit of some units."""
+        """Return the changed weights of the edit of some units; of no unit there are none."""
+        if not len(rows):
+            return {}
         if how == "zero":
             part = self.bundle.select(np.sort(rows))
             return _changed(ct.edit(part, how="zero", model=self.model, limit=None if self.pairs else MEANS))
@@ -182,7 +203,9 @@ class Attack:
         return _changed(ct.edit(lines, how="null", model=self.model, bundle=self.bundle))
 
     def head_weights(self, heads: Sequence[tuple[int, int]]) -> Weights:
-        """Return the changed weights of the edit of some heads."""
+        """Return the changed weights of the edit of some heads; of no head there are none."""
+        if not heads:
+            return {}
         lines = [self.line(layer, -1, head) for layer, head in heads]
         return _changed(ct.edit(lines, how="zero", model=self.model, limit=MEANS))
 
@@ -192,50 +215,58 @@ class Attack:
         return {key: number for key, number in numbers.items() if number >= 0} | {"model": self.bundle.header.model}
 
     def choose(self, candidates: Sequence[Sequence[Edit]]) -> list[Edit]:
-        """Return of each list the edit that is best on validation scenes; of a list without a good one the first."""
-        flat = [edit for edits in candidates for edit in edits]
+        """Return of each list, which begins with no edit, the edit that is best on validation scenes."""
+        flat = [edit for edits in candidates for edit in edits[1:]]
         right = []
         for picture in (OTHER, NONE):
             drawn = self.draw("validation", picture)
             right.append((self.answers(drawn, flat).answer == drawn.thing).mean(1))
         attacked, bare = right
         chosen, start = [], 1
-        for edits in candidates:
+        for nothing, *edits in candidates:
             places = range(start, start + len(edits))
             gains, losses = [attacked[place] for place in places], [bare[0] - bare[place] for place in places]
             try:
-                best = best_trial([edit.count for edit in edits], gains, losses, float(attacked[0]), LOSS)
-            except ct.CliptoolsError:
-                best = 0
-            chosen.append(edits[best])
+                chosen.append(edits[best_trial([edit.count for edit in edits], gains, losses, float(attacked[0]), LOSS)])
+            except ct.CliptoolsError:  # no edit is better
+                chosen.append(nothing)
             start += len(edits)
         return chosen
 
-    def rows(self, found: Carried) -> Iterator[dict[str, Any]]:
+    def rows(self, parts: Carried) -> Iterator[dict[str, Any]]:
         """Yield the rows of the table."""
-        orders = self.orders(found)
-        edits = self.choose(list(self.edits(orders, found)))
-        count = max(edit.count for edit in edits if edit.units in ("sees", "explain") and edit.how == "zero")
-        for units in ("random", "write"):
-            rows = orders[units][:count]
-            edits.append(Edit(units, "zero", len(rows), self.weights(rows, "zero")))
+        orders = self.orders(parts)
+        edits = self.choose(list(self.edits(orders, parts)))
+        edits = [*edits, *self.controls(edits, orders, parts)]
         drawn = {picture: self.draw("test", picture) for picture in PICTURES}
-        found_answers = {picture: self.answers(of, edits) for picture, of in drawn.items()}
-        right = {picture: found_answers[picture].answer == of.thing for picture, of in drawn.items()}
-        lost = {name: right[of][0].mean() - right[OTHER][0].mean() for name, of in (("gone", BLANK), ("gone_whole", NONE))}
+        answers = {picture: self.answers(scenes, edits) for picture, scenes in drawn.items()}
+        right = {picture: answers[picture].answer == scenes.thing for picture, scenes in drawn.items()}
         for number, edit in enumerate((Edit("none", "none", 0, {}), *edits)):
-            for picture, of in drawn.items():
-                answers = found_answers[picture]
+            for picture, scenes in drawn.items():
                 fixed = {"model": self.model.name, "seed": self.seed, "units": edit.units, "edit": edit.how, "count": edit.count}
-                row = fixed | {"picture": picture, "n": len(of)}
+                row = fixed | {"picture": picture, "n": len(scenes)}
                 row |= _shares("accuracy", right[picture][number], "low", "high")
-                row |= _shares("fooled", answers.answer[number] == of.word)
+                row |= _shares("fooled", answers[picture].answer[number] == scenes.word)
                 row |= _difference(right[picture][number].astype(float) - right[picture][0])
                 if picture == OTHER:
-                    gain = right[OTHER][number].mean() - right[OTHER][0].mean()
-                    row |= {name: f"{gain / loss:.4f}" for name, loss in lost.items() if loss > 0}
-                    row |= _shares("told", answers.told[number])
+                    row |= gone({picture: hits.mean(1) for picture, hits in right.items()}, number)
+                    row |= _shares("told", answers[picture].told[number])
                 yield row
+
+
+def last_heads(parts: Carried) -> list[HeadName]:
+    """Return the heads of the last layer, or of the pooling, those of largest change first."""
+    last = max(head.layer for head in parts.head)
+    heads = [parts.head[place] for place in parts.head_change.argsort(descending=True).tolist()]
+    return [head for head in heads if head.layer == last]
+
+
+def gone(accuracy: Mapping[str, Float[np.ndarray, " edit"]], number: int) -> dict[str, str]:
+    """Return the shares of the losses that are gone after an edit, by reading and in all; none where nothing is lost."""
+    gain = {picture: float(values[number] - values[0]) for picture, values in accuracy.items()}
+    read, whole = (float(accuracy[picture][0] - accuracy[OTHER][0]) for picture in (BLANK, NONE))
+    shares = {"gone": (gain[OTHER] - max(0.0, gain[BLANK]), read), "gone_whole": (gain[OTHER], whole)}
+    return {name: f"{gained / lost:.4f}" for name, (gained, lost) in shares.items() if lost > 0}
 
 
 def _changed(edited: ct.Edited) -> Weights:
@@ -256,19 +287,19 @@ def _difference(change: Float[np.ndarray, " scene"]) -> dict[str, str]:
     return {column: f"{value:.4f}" for column, value in zip(("change", "change_low", "change_high"), values, strict=True)}
 
 
-def main(parts: Path, bundles: Sequence[Path]) -> None:
+def main(parts_file: Path, bundles: Sequence[Path]) -> None:
     """Write the rows of all bundles to stdout, and those of the parts to a file."""
     writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    with parts.open("w", encoding="utf-8", newline="") as stream:
+    with parts_file.open("w", encoding="utf-8", newline="") as stream:
         part_writer = csv.DictWriter(stream, PART_COLUMNS, lineterminator="\n")
         part_writer.writeheader()
         for path in bundles:
             attack = Attack(path)
-            found = attack.carried()
-            fixed = {"model": attack.model.name, "seed": attack.seed, "scenes": found.scenes}
-            part_writer.writerows(fixed | row for row in part_rows(found, attack.bundle, attack.pool, attack.t))
-            writer.writerows(attack.rows(found))
+            parts = attack.carried()
+            fixed = {"model": attack.model.name, "seed": attack.seed, "scenes": parts.scenes}
+            part_writer.writerows(fixed | row for row in part_rows(parts, attack.bundle, attack.pool, attack.t))
+            writer.writerows(attack.rows(parts))
             sys.stdout.flush()
             print(f"{path}: done", file=sys.stderr, flush=True)
 

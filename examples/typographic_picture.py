@@ -15,11 +15,14 @@ LABELS = {
     ("explain", "zero"): "carry the margin (means)",
     ("explain", "null"): "carry the margin (null)",
     ("heads", "zero"): "heads that carry the margin",
-    ("random", "zero"): "random units",
-    ("write", "zero"): "write names most",
+    ("random heads", "zero"): "random heads",
+    ("random", "zero"): "random units (means)",
+    ("random", "null"): "random units (null)",
+    ("write", "zero"): "write names most (means)",
+    ("write", "null"): "write names most (null)",
 }
 """Names of units and edit in the table, in the order of the picture."""
-CONTROLS = ("random", "write")
+CONTROLS = ("random", "write", "random heads")
 Rows = Sequence[dict[str, str]]
 
 
@@ -55,7 +58,7 @@ def main(table: Path, picture: Path) -> None:
     """Draw one panel per model."""
     rows = rows_of(table)
     models = list(dict.fromkeys(row["model"] for row in rows))
-    figure = Figure(figsize=(5.2 * len(models), 2.7), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(models), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
         draw(axes, [row for row in rows if row["model"] == model])

@@ -8,9 +8,9 @@ GROUPS are scenes of clip-scenes --groups of all kinds, of which only the split 
 kind of what is planted (pairs of things; facts about grounds, written words and ways of drawing) the rows are the edit, and its
 control `random`: the same lines with as many random units of the bundle in place of theirs, each in all the lines of the unit
 that it replaces. findings is the number of lines, units the number of units that they name. found counts the plants whose cue and
-class are a finding, by any of their names; repaired those whose worst group loses at least 60 % of its error, of them
-found_repaired were found; worse counts the plants of which a group that was not the worst loses more than 2 points. The other
-columns are those of repair.py, as means over the plants of the kind, whose number is `pairs`.
+class are a finding, by any of their names; repaired those whose worst group loses at least 60 % of its error, if that was at
+least 5 %; found_repaired those of them that were found; worse counts the plants of which a group that was not the worst loses
+more than 2 points. The other columns are those of repair.py, as means over the plants of the kind, whose number is `pairs`.
 """
 
 import csv
@@ -34,6 +34,7 @@ COUNTS = ("findings", "found", "repaired", "found_repaired", "worse")
 COLUMNS = tuple(name for name in REPAIR_COLUMNS if name not in ("units", "count"))
 COLUMNS = (*COLUMNS[:3], "kind", "units", *COUNTS, *COLUMNS[3:])
 REPAIRED = 0.6  # share of the worst group's error that is gone
+FAULT = 0.05  # least error of the worst group before, below which there is nothing to repair
 KEYS = ("layer", "neuron", "head")
 Records = Sequence[dict[str, Any]]
 
@@ -86,7 +87,7 @@ def count_plants(findings: Records, planted: Sequence[Names], measured: Sequence
     """Return the numbers of plants that are found, repaired, both, and worse."""
     before, after = (np.array([getattr(one, name) for one in measured]) for name in ("before", "after"))  # (plant, group)
     worst = before.min(1)
-    repaired = (after.min(1) - worst >= REPAIRED * (1 - worst)) & (worst < 1)
+    repaired = (after.min(1) - worst >= REPAIRED * (1 - worst)) & (1 - worst >= FAULT)
     loss = np.where(before == worst[:, None], 0, before - after).max(1)
     is_found = np.array([found(findings, one) for one in planted])
     counts = (len(findings), is_found.sum(), repaired.sum(), (is_found & repaired).sum(), (loss > LOSS + 1e-9).sum())
@@ -94,7 +95,7 @@ def count_plants(findings: Records, planted: Sequence[Names], measured: Sequence
 
 
 def unit_key(unit: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return layer, neuron and head of a unit, -1 for what it has not."""
+    """Return layer, neuron and head of a unit, -1 for what it does not have."""
     return tuple(int(unit.get(key, -1)) for key in KEYS)
 
 

@@ -126,8 +126,8 @@ def test_the_rows_of_the_study(bundle: Path, monkeypatch: pytest.MonkeyPatch, tm
     table = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     attack = typographic.Attack(bundle)
     ways = list(dict.fromkeys((row["units"], row["edit"]) for row in table))
-    null = [] if attack.pairs else [("sees", "null"), ("explain", "null")]
-    zero = [(units, "zero") for units in ("sees", "explain", "heads", "random", "write")]
+    null = [] if attack.pairs else [(units, "null") for units in ("sees", "explain", "random", "write")]
+    zero = [(units, "zero") for units in ("sees", "explain", "heads", "random", "write", "random heads")]
     assert set(ways) == {("none", "none"), *zero, *null} and ways[0] == ("none", "none")
     assert [row["picture"] for row in table] == ["none", "blank", "shuffled", "other", "own", "own_none"] * len(ways)
     drawn = attack.draw("test", "other")
@@ -141,7 +141,9 @@ def test_the_rows_of_the_study(bundle: Path, monkeypatch: pytest.MonkeyPatch, tm
     assert float(row["change"]) == float(row["gone"] or 0) == 0 and (row["seed"], row["count"]) == ("3", "0")
     counts = {way: {int(row["count"]) for row in table if (row["units"], row["edit"]) == way} for way in ways}
     assert all(len(found) == 1 for found in counts.values())
-    assert counts["random", "zero"] == {max(*counts["sees", "zero"], *counts["explain", "zero"])}
+    for how in ("zero",) if attack.pairs else ("zero", "null"):
+        assert counts["random", how] == {max(*counts["sees", how], *counts["explain", how])}
+    assert counts["random heads", "zero"] == counts["heads", "zero"]
     parts = list(csv.DictReader((tmp_path / "parts.csv").open()))
     assert {row["part"] for row in parts} >= {"margin", "units", "rest", "head", "unit"}
     assert {row["scenes"] for row in parts} == {"4"}
@@ -167,19 +169,26 @@ def test_edits_and_their_choice(bundle: Path, monkeypatch: pytest.MonkeyPatch) -
             direct -= direct.mean()
             lost = [abs(float(direct @ column[name][:, neuron].double())) for column in (before, after)]
             assert lost[1] < 1e-5 * max(1.0, lost[0])
-    edits = [typographic.Edit("sees", "zero", count, {}) for count in (5, 10, 20)]
+    edits = [typographic.Edit("sees", "zero", count, {}) for count in (0, 5, 10, 20)]
+
+    wrong = {True: (200, 100, 50, 0), False: (0, 5, 5, 6)}
 
     def answers(drawn, flat):
         attacked = drawn.scenes[0].writing is not None
-        wrong = {True: (200, 100, 50, 0), False: (0, 5, 5, 6)}[attacked]
-        answer = np.stack([np.where(np.arange(len(drawn)) < count, -1, drawn.thing) for count in wrong])
+        answer = np.stack([np.where(np.arange(len(drawn)) < count, -1, drawn.thing) for count in wrong[attacked]])
         return typographic.Answers(answer, answer < 0)
 
     monkeypatch.setattr(attack, "answers", answers)
     assert attack.choose([edits])[0].count == 10  # 20 units cost 6 of 1052 scenes, more than half a point
+    wrong = {True: (200, 200), False: (0, 0)}
+    assert [edit.count for edit in attack.choose([edits[:1], edits[:2]])] == [0, 0]  # no candidate; none that helps
+    accuracy = {name: np.array(values) for name, values in {"none": [0.9], "blank": [0.7], "other": [0.5]}.items()}
+    after = {"none": 0.9, "blank": 0.75, "other": 0.65}
+    both = {name: np.append(values, after[name]) for name, values in accuracy.items()}
+    assert typographic.gone(both, 1) == {"gone": "0.5000", "gone_whole": "0.3750"}
 
 
-def write_table(folder: Path, after: float, lost: float = 0.0) -> None:
+def write_table(folder: Path, after: float, lost: float = 0.0, covered: float = 0.0, winners: tuple[str, ...] = ()) -> None:
     """Write both tables of the study: a name costs 40 points, a plate 20, and edits leave accuracy `after` on named scenes."""
     from typographic import COLUMNS
     from typographic_parts import COLUMNS as PARTS
@@ -187,12 +196,14 @@ def write_table(folder: Path, after: float, lost: float = 0.0) -> None:
     rows, parts = [], []
     for model in EMBEDDED:
         for seed in range(3):
-            for units, edit in (("none", "none"), ("sees", "zero"), ("heads", "zero"), ("random", "zero")):
-                gained = after if units == "sees" else 0.5
-                shares = {"none": 0.9 - lost * (units == "sees"), "blank": 0.7, "shuffled": 0.6, "other": gained, "own": 0.95}
+            ways = [(units, "zero") for units in ("sees", "heads", "random", "random heads")]
+            for units, edit in (("none", "none"), *ways):
+                gained = after if units in ("sees", *winners) else 0.5
+                plate = 0.7 + covered * (units == "sees")
+                shares = {"none": 0.9 - lost * (units == "sees"), "blank": plate, "shuffled": 0.6, "other": gained, "own": 0.95}
                 for picture, share in (shares | {"own_none": 0.9}).items():
                     row = {"model": model, "seed": seed, "units": units, "edit": edit, "count": 20 * (units != "none")}
-                    change = share - 0.9 if picture == "none" else 0.0
+                    change = share - {"none": 0.9, "blank": 0.7, "other": 0.5}.get(picture, share)
                     row |= {"picture": picture, "n": 1000, "accuracy": share, "fooled": 0.3, "gone": "", "gone_whole": ""}
                     row |= {"change": change, "change_low": change - 0.002, "change_high": change + 0.002, "told": 0.4}
                     row |= {"gone": (share - 0.5) / 0.2, "gone_whole": (share - 0.5) / 0.4} if picture == "other" else {}
@@ -229,15 +240,26 @@ def test_the_section_of_the_page(tables: Path) -> None:
     assert f"| the name of another thing | {share} |" in text
     assert text.count("Reading costs 20.0 points (") == 2 and "tells it on 40.0 % of the scenes" in text
     assert "layer 4, neuron 12 (+1.00, sees dog, writes fox)" in text and "neuron 12, head 3 (+1.00" in text
-    assert "heads of the last layer: 1 (+1.00), 2 (+0.50), 3 (+0.33)." in text and "| +5.00 | +4.00 | +0.00 |" in text
-    assert "| 20, 20, 20 | 50.0 % → 64.0 % (" in text and "| 70 % (35 %) | +0.00 (-0.20 to +0.20) | 40.0 % → 40.0 % |" in text
+    assert "heads of the last layer: 1 (+1.00), 2 (+0.50), 3 (+0.33)." in text and "| +5.00 | +4.00 | – |" in text
+    assert (
+        "| 20, 20, 20 | 50.0 % → 64.0 % (" in text
+        and "| 70.0 % → 70.0 % | 30.0 % → 30.0 %" in text
+        and "| 70 % (35 %) | +0.00 (-0.20 to +0.20) | 40.0 % → 40.0 % |" in text
+    )
+    assert text.count("(gains significantly more than 2 of 2 controls in every seed)") == 2 and "Met by a control" not in text
     assert text.count("met by neurons that see") == 1 and text.count("met by pairs that see") == 1
     write_table(tables, after=0.64, lost=0.01)
     assert render(ROOT, tables).count("half a point without words, is met by no edit") == 2
     write_table(tables, after=0.6)
     assert render(ROOT, tables).count("half a point without words, is met by no edit") == 2
+    write_table(tables, after=0.64, covered=0.05)  # (0.14 - 0.05) / 0.2: what a plate gains is not reading
+    assert render(ROOT, tables).count("half a point without words, is met by no edit") == 2
+    write_table(tables, after=0.64, winners=("random",))
+    page = " ".join(render(ROOT, tables).split())
+    assert page.count("(gains significantly more than 1 of 2 controls in every seed)") == 2
+    assert "Met by a control, too: random neurons." in page and "Met by a control, too: random pairs." in page
     study = attacked(Tables(tables), VIT)
-    assert study.read().value == pytest.approx(0.2) and [way.is_control for way in study.ways] == [False, False, True]
+    assert study.read().value == pytest.approx(0.2) and [way.is_control for way in study.ways] == [False, False, True, True]
 
 
 def test_the_picture_by_make(tmp_path: Path) -> None:

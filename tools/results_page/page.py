@@ -30,7 +30,7 @@ COMPARISONS: tuple[Callable[..., Any], ...] = (
     comparison.paired, comparison.say, comparison.shares,
     comparison.shown, comparison.sign, comparison.span, comparison.texts_of, wilson, difference,
     repairs.blind_repairs, repairs.planted_kinds, repairs.repaired,
-    typographic.attacked, typographic.carriers, typographic.part_change,
+    typographic.attacked, typographic.carriers, typographic.part_change, typographic.told_by_chance,
 )  # fmt: skip
 FORMATS: tuple[Callable[..., str], ...] = (
     comparison.listed, formats.count, formats.fixed, formats.in_words, formats.percent, formats.plain, formats.signed,

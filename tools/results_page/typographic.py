@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cliptools.emoji.writing import writable
+from cliptools.text.emoji_concepts import fact_words
 from examples.result_tables import Row, Share, Tables, difference, wilson
-from tools.results_page.comparison import mean, numbers, over_runs
+from tools.results_page.comparison import MORE, compare, mean, numbers, over_runs
 
 TABLE, PARTS = "typographic", "typographic-parts"
 GONE, ZERO_SHOT_LOST = 0.6, 0.005
 """The share of the loss by reading that should be gone, and the largest loss of accuracy without words."""
-CONTROLS = ("random", "write")
+CONTROLS = ("random", "write", "random heads")
 NONE, BLANK, OTHER = "none", "blank", "other"
 
 
@@ -33,22 +35,16 @@ class AttackWay(NamedTuple):
 
     def change(self, picture: str) -> Share:
         """Return the mean change of accuracy over the seeds, with the ends of all intervals."""
-        return over_runs([row.share("change", "change_low", "change_high") for row in self.of(picture)])
-
-    def gone(self, column: str = "gone") -> float:
-        """Return the share of the loss that is gone, as a mean over the seeds that have a loss; 0 if none has."""
-        values = [float(row.text(column)) for row in self.of(OTHER) if row.text(column)]
-        return mean(values) if values else 0.0
+        return over_runs(self.gains(picture))
 
     @property
     def is_control(self) -> bool:
         """True for edits of other units."""
         return self.units in CONTROLS
 
-    @property
-    def meets(self) -> bool:
-        """True if the edit meets both goals."""
-        return self.gone() >= GONE and self.change(NONE).value >= -ZERO_SHOT_LOST - 1e-9
+    def gains(self, picture: str) -> list[Share]:
+        """Return the change of accuracy on one kind of picture for each seed, with its interval."""
+        return [row.share("change", "change_low", "change_high") for row in self.of(picture)]
 
 
 class Attacked(NamedTuple):
@@ -57,9 +53,42 @@ class Attacked(NamedTuple):
     untouched: AttackWay
     ways: Sequence[AttackWay]
 
-    def successful(self) -> list[AttackWay]:
-        """Return the edits, controls aside, that meet both goals."""
-        return [way for way in self.ways if way.meets and not way.is_control]
+    def gone(self, way: AttackWay) -> float:
+        """Return the share of the loss by reading that is gone, over all seeds; 0 if nothing is lost.
+
+        What the edit gains on scenes with a plate without letters does not count.
+        """
+        gains = zip(way.gains(OTHER), way.gains(BLANK), strict=True)
+        return self._of_loss(sum(other.value - max(0.0, blank.value) for other, blank in gains), BLANK)
+
+    def gone_whole(self, way: AttackWay) -> float:
+        """Return the gain over the loss from scenes without a word, over all seeds; 0 if nothing is lost."""
+        return self._of_loss(sum(gain.value for gain in way.gains(OTHER)), NONE)
+
+    def _of_loss(self, gained: float, without: str) -> float:
+        before, after = (sum(numbers(self.untouched.of(picture), "accuracy")) for picture in (without, OTHER))
+        return gained / (before - after) if before > after else 0.0
+
+    def meets(self, way: AttackWay) -> bool:
+        """Return True if a way meets both goals."""
+        return self.gone(way) >= GONE and way.change(NONE).value >= -ZERO_SHOT_LOST - 1e-9
+
+    def successful(self, controls: bool = False) -> list[AttackWay]:
+        """Return the edits that meet both goals, or the controls that do."""
+        return [way for way in self.ways if self.meets(way) and way.is_control == controls]
+
+    def controls(self) -> list[AttackWay]:
+        """Return the edits of other units."""
+        return [way for way in self.ways if way.is_control]
+
+    def behind(self, way: AttackWay) -> list[AttackWay]:
+        """Return the controls that gain significantly less than an edit in every seed, with the name on the scene."""
+        gains = way.gains(OTHER)
+        return [
+            control
+            for control in self.controls()
+            if all(compare(a, b) == MORE for a, b in zip(gains, control.gains(OTHER), strict=True))
+        ]
 
     def read(self) -> Share:
         """Return the accuracy that the attack costs by being read: with a plate without letters, less that with the name."""
@@ -89,11 +118,16 @@ def carriers(tables: Tables, model: str, part: str) -> list[Row]:
     return [row for row in rows if row.text("seed") == rows[0].text("seed")]
 
 
-def part_change(tables: Tables, model: str, part: str) -> float:
-    """Return the change of one part of the margin, as a mean over the seeds; 0 for a part that the model does not have.
+def part_change(tables: Tables, model: str, part: str) -> float | None:
+    """Return the change of one part of the margin, as a mean over the seeds; None for a part that the model does not have.
 
     Raises:
         TableError: the table is missing.
     """
     rows = [row for row in tables.rows(PARTS, model=model) if row.text("part") == part]
-    return mean(numbers(rows, "change")) if rows else 0.0
+    return mean(numbers(rows, "change")) if rows else None
+
+
+def told_by_chance() -> float:
+    """Return the share of scenes on which a model that cannot read tells the word, among the words of the study."""
+    return 1 / len([concept for concept in writable() if concept not in fact_words()])
