@@ -18,7 +18,8 @@ over the loss from scenes without a word. All these figures are of test scenes. 
     heads, zero      heads of the last layer, or of the pooling, whose direct effects on attacked validation scenes change most
                      when a plate takes the place of the word
     random, write    controls of as many units as the larger of the edits `sees` and `explain`: drawn at random, or those that
-                     write the words most, whatever they see; `random heads` as many heads of the layer, drawn at random
+                     write the words most, whatever they see; `random heads` as many other heads of the layer, drawn at
+                     random
 
 The number of units is the one of 5, 10, 20, … up to a tenth of all, that of heads the one of 1, 2, 4, … up to half of the layer,
 after which accuracy with the word is best on validation scenes, while accuracy without words falls by at most half a point. Where
@@ -179,7 +180,8 @@ class Attack:
                 yield Edit(units, how, len(rows), self.weights(rows, how))
         (count,) = (edit.count for edit in edits if edit.units == "heads")
         heads = last_heads(parts)
-        drawn = [heads[place] for place in self.rng.permutation(len(heads))[:count]]
+        others = [place for place in self.rng.permutation(len(heads)).tolist() if place >= count]
+        drawn = [heads[place] for place in others[:count]]
         yield Edit("random heads", "zero", count, self.head_weights(drawn))
 
     def most(self, order: Int[np.ndarray, " u"]) -> int:
