@@ -5,7 +5,7 @@
 # bootstrap interval over scenes. clip-effects measures the neurons of emoji-vit2 on 5,000 other scenes, the number of images in the paper.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
-PYTHON ?= ../.venv/bin/python
+PYTHON ?= $(firstword $(wildcard ../.venv/bin/python) python3)
 WORK   ?= work/concepts
 
 export PYTHONPATH := ..

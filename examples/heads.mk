@@ -4,7 +4,7 @@
 # from 2,000 scenes, measured on 1,500 other scenes. heads_words.py describes the columns.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
-PYTHON ?= ../.venv/bin/python
+PYTHON ?= $(firstword $(wildcard ../.venv/bin/python) python3)
 WORK   ?= work/heads
 export PYTHONPATH := ..
 

@@ -7,7 +7,7 @@
 # each kind of effect, and the same for every plant. By chance the share is 25 of all words of the vocabulary.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
-PYTHON ?= ../.venv/bin/python
+PYTHON ?= $(firstword $(wildcard ../.venv/bin/python) python3)
 WORK   ?= work/plants
 
 export PYTHONPATH := ..

@@ -5,7 +5,7 @@
 # neuron's strongest pair, and ten random scenes. 3,000 scenes.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
-PYTHON ?= ../.venv/bin/python
+PYTHON ?= $(firstword $(wildcard ../.venv/bin/python) python3)
 WORK   ?= work/polysemy
 SCENES ?= 3000
 MODEL  ?= emoji-rn2

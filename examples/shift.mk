@@ -6,7 +6,7 @@
 # measure, and the rate of alarms with --alarm on groups resampled from these scenes at an unchanged frequency.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
-PYTHON ?= ../.venv/bin/python
+PYTHON ?= $(firstword $(wildcard ../.venv/bin/python) python3)
 WORK   ?= work/shift
 MODELS ?= emoji-vit2 emoji-rn2
 WAYS   ?= norm signed text norm-50 seen
