@@ -49,7 +49,8 @@ def draw(axes: Any, rows: Rows) -> None:
         axes.annotate(f"{end:.2f}", (end, place), (0, 6), textcoords="offset points", ha="center", fontsize=7, color=colour)
     axes.set_yticks(range(len(ways)), [LABELS[way] for way in ways], fontsize=8)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="accuracy with the name of another thing written")
+    axes.set(xlim=(0, 1))
+    axes.set_xlabel("accuracy with the name of another thing written", fontsize=8)
     axes.set_title(rows[0]["model"], fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
