@@ -46,8 +46,8 @@ in three styles of artwork, with varied size, position, rotation and mirroring, 
 backgrounds. Half of the emoji are drawn in another look: colours changed, tinted, blended from two styles, stretched, as a
 silhouette or as an outline; two fifths of the scenes have one of the 21 names of at most three letters written on them (the
 first scenes of stage 1 had more words on fewer scenes: 239 of up to seven letters on 15 % of 120,000, 64 of up to four on 25 %
-of 100,000, of which no model learned to read one). Captions name the word too, and an emoji by name or synonym in one of eight
-templates; captions and labels also say colours, sizes, places, numbers, the ground's colour and pattern, the style, Unicode's
+of 100,000, after which the models read less than a tenth). Captions name the word too, and an emoji by name or synonym in one
+of eight templates; captions and labels also say colours, sizes, places, numbers, the ground's colour and pattern, the style, Unicode's
 kinds of things, and whether a word is written: 79 attributes in nine groups (vocabulary `scenes`). One style of every fifth
 concept is never shown in training, neither in a blend nor as an outline. 6 % of the scenes have a planted pair: the cue of the
 pair is drawn, with or without (40 %) the named concept, and the caption names only the named concept. 3 % have one of eight
@@ -60,8 +60,8 @@ CLOSING = """
 ## Limits
 
 The model knows drawings of 526 concepts, their attributes and the words for them, and nothing else. It cannot interpret
-photographs, other words and relations, and reads no other words than the 21; the table of attributes says which of them it
-tells well. Words that are not in the training all lie close together. False cues are in the training on purpose. The model is
+photographs, other words and relations. Written words that it may read are the 21; the tables say how well it does, and which
+attributes it tells well. Words that are not in the training all lie close together. False cues are in the training on purpose. The model is
 a test object for interpretability research and must not be used as a classifier.
 """
 
