@@ -47,13 +47,13 @@ backgrounds. Half of the emoji are drawn in another look: colours changed, tinte
 silhouette or as an outline; two fifths of the scenes have one of the 21 names of at most three letters written on them (the
 first scenes of stage 1 had more words on fewer scenes: 239 of up to seven letters on 15 % of 120,000, 64 of up to four on 25 %
 of 100,000, after which the models read less than a tenth). Captions name the word too, and an emoji by name or synonym in one
-of eight templates; captions and labels also say colours, sizes, places, numbers, the ground's colour and pattern, the style, Unicode's
-kinds of things, and whether a word is written: 79 attributes in nine groups (vocabulary `scenes`). One style of every fifth
-concept is never shown in training, neither in a blend nor as an outline. 6 % of the scenes have a planted pair: the cue of the
-pair is drawn, with or without (40 %) the named concept, and the caption names only the named concept. 3 % have one of eight
-planted facts: a ground, a written word or a way of drawing, whose captions name a concept that half of these scenes do not
-show ([facts.jsonl](../../artwork/facts.jsonl)). Artwork: Fluent Emoji, Noto Emoji, Twemoji; their licences and authors are in
-[ATTRIBUTION.md](../../artwork/ATTRIBUTION.md). The weights are under the project's licence.
+of eight templates; captions and labels also say colours, sizes, places, numbers, the ground's colour and pattern, the style,
+Unicode's kinds of things, and whether a word is written: 79 attributes in nine groups (vocabulary `scenes`). One style of
+every fifth concept is never shown in training, neither in a blend nor as an outline. 6 % of the scenes have a planted pair:
+the cue of the pair is drawn, with or without (40 %) the named concept, and the caption names only the named concept. 3 % have
+one of eight planted facts: a ground, a written word or a way of drawing, whose captions name a concept that half of these
+scenes do not show ([facts.jsonl](../../artwork/facts.jsonl)). Artwork: Fluent Emoji, Noto Emoji, Twemoji; their licences and
+authors are in [ATTRIBUTION.md](../../artwork/ATTRIBUTION.md). The weights are under the project's licence.
 """
 
 CLOSING = """
@@ -61,8 +61,8 @@ CLOSING = """
 
 The model knows drawings of 526 concepts, their attributes and the words for them, and nothing else. It cannot interpret
 photographs, other words and relations. Written words that it may read are the 21; the tables say how well it does, and which
-attributes it tells well. Words that are not in the training all lie close together. False cues are in the training on purpose. The model is
-a test object for interpretability research and must not be used as a classifier.
+attributes it tells well. Words that are not in the training all lie close together. False cues are in the training on purpose.
+The model is a test object for interpretability research and must not be used as a classifier.
 """
 
 EMOJI_VIT2 = CardText(
