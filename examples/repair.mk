@@ -5,8 +5,7 @@
 # The study repairs the 18 planted pairs of the embedded models with the edits of clip-edit, beside controls of as many units.
 # repair.py describes the columns. The number of units is chosen on validation scenes; all figures are of test scenes.
 #
-# unnamed: one edit of all that clip-spurious --mismatch finds, on scenes without plants, with nothing named and nothing chosen. Half of
-# these scenes have a word, and half of their emoji another look, because cues may be words and ways of drawing.
+# unnamed: one edit of all that clip-spurious --mismatch finds, on scenes without plants, with nothing named and nothing chosen.
 # unnamed_repair.py counts by kind how many of the planted pairs and facts it repairs.
 PARALLEL := yes
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
@@ -60,17 +59,13 @@ $(WORK)/$(1)-%-planted/scenes.jsonl:
 $(WORK)/$(1)-%-effects.safetensors:
 	mkdir -p $(WORK)
 	clip-effects --model $(1) --limit $(SCENES) --seed $$* $(KEEP_$(1)) -o $$@
-$(WORK)/$(1)-%-varied.safetensors:
-	mkdir -p $(WORK)
-	clip-scenes --written --looks --count $(SCENES) --size $(SIZE_$(1)) --seed $$* | \
-		clip-effects - --model $(1) --seed $$* $(KEEP_$(1)) -o $$@
 $(WORK)/$(1)-%.csv: repair.py $(WORK)/$(1)-%-groups/scenes.jsonl $(WORK)/$(1)-%-effects.safetensors repair_heads.py
 	$(PYTHON) $$< $$(dir $$(word 2,$$^)) $$(word 3,$$^) $$@
-$(WORK)/$(1)-%-findings.jsonl: $(WORK)/$(1)-%-varied.safetensors
+$(WORK)/$(1)-%-findings.jsonl: $(WORK)/$(1)-%-effects.safetensors
 	clip-spurious --mismatch --head $(FINDINGS) --neurons $(UNITS_$(1)) $$< > $$@
-$(WORK)/$(1)-%-unnamed.safetensors: $(WORK)/$(1)-%-findings.jsonl $(WORK)/$(1)-%-varied.safetensors
+$(WORK)/$(1)-%-unnamed.safetensors: $(WORK)/$(1)-%-findings.jsonl $(WORK)/$(1)-%-effects.safetensors
 	clip-edit $$(call MEANS_$(1),$$(word 2,$$^)) -o $$@ < $$< > $$(@:.safetensors=.jsonl)
-$(WORK)/$(1)-%-unnamed.csv: unnamed_repair.py $(WORK)/$(1)-%-planted/scenes.jsonl $(WORK)/$(1)-%-varied.safetensors \
+$(WORK)/$(1)-%-unnamed.csv: unnamed_repair.py $(WORK)/$(1)-%-planted/scenes.jsonl $(WORK)/$(1)-%-effects.safetensors \
 		$(WORK)/$(1)-%-findings.jsonl $(WORK)/$(1)-%-unnamed.safetensors
 	$(PYTHON) $$< $$(dir $$(word 2,$$^)) $$(wordlist 3,5,$$^) > $$@
 endef
