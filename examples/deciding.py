@@ -164,7 +164,7 @@ def experiments(folder: Path) -> Iterator[Experiment]:
     for number, finding in enumerate(FINDINGS):
         a = finding.of(tables)
         if control.has("claims"):
-            settings = ("with its terms", "without them, same data")
+            settings = ("with its terms", "without them")
             yield experiment(finding, "sparsity of the training", settings, a, finding.of(control))
         for of, thing, setting, other, b in varied:
             if of == number:

@@ -61,7 +61,7 @@ def test_a_finding_moves_where_the_control_differs(results: Path) -> None:
 
     change(results / "dense" / "ablation.csv", "second,neurons,5 6,small", accuracy)
     maps = results / "dense" / "resnet-segmentation.csv"
-    change(maps, '"several",128,"pairs","left out"', lambda cells: [*cells[:8], "0.99", *cells[9:]])
+    change(maps, '"several",128,"pairs","left out"', lambda cells: [*cells[:8], "0.01", *cells[9:]])
     by_claim = {claim: line["moves"] for (claim, varied, _), line in rows(results).items() if varied == SPARSITY}
     assert by_claim.pop("effects are selective: those below τ do little") == "yes"
     assert by_claim.pop("the pairs' label maps segment best") == "sign"

@@ -30,7 +30,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tables(tmp_path: Path) -> Path:
     folder = tmp_path / "results"
-    shutil.copytree(ROOT / RESULTS, folder, ignore=shutil.ignore_patterns("repair*"))
+    shutil.copytree(ROOT / RESULTS, folder, ignore=shutil.ignore_patterns("repair*", "typographic*"))
     return folder
 
 
