@@ -1,7 +1,7 @@
 """Plot the lines of a table with their 95 % intervals: curves.py TABLE.csv PICTURE --x COLUMN --by COLUMN"""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,27 @@ def draw(axes: Any, rows: Sequence[dict[str, str]], plot: Plot) -> None:
     axes.set(xlabel=plot.label or plot.x, ylim=(0, 100))
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_change(axes: Any, place: int, before: Sequence[float], after: Sequence[float], colour: str) -> None:
+    """Draw a line from the mean before, a tick, to that after, a dot, both in the range over the seeds."""
+    start, end = sum(before) / len(before), sum(after) / len(after)
+    axes.plot([start, end], [place, place], color=colour, linewidth=1, alpha=0.6)
+    axes.plot(start, place, color=colour, marker="|", markersize=11, linestyle="none")
+    for values in (before, after):
+        axes.plot([min(values), max(values)], [place, place], color=colour, linewidth=8, alpha=0.3, solid_capstyle="butt")
+    axes.plot(end, place, color=colour, marker="o", markersize=4, linestyle="none")
+
+
+def save_panels(table: Path, picture: Path, draw_panel: Callable[[Any, Sequence[dict[str, str]]], None], height: float) -> None:
+    """Draw the rows of each model of a table in a panel of its own, side by side."""
+    rows = rows_of(table)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = Figure(figsize=(5.2 * len(models), height), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+        draw_panel(axes, [row for row in rows if row["model"] == model])
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
 
 
 @click.command()

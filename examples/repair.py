@@ -43,7 +43,7 @@ from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.emoji.export import slug
 from cliptools.emoji.render import single_scenes_for
 from cliptools.front.bundles import read, require_neurons
-from cliptools.front.edit_choose import ChoiceRequest, Grouped, best_trial, measure_groups
+from cliptools.front.edit_choose import ChoiceRequest, Grouped, best_trial, image_weights, measure_groups
 from cliptools.front.vocabulary import default_vocabulary_of
 from cliptools.images.classification.grouped import SCENES, open_grouped
 from cliptools.io.bundle import Bundle
@@ -211,7 +211,7 @@ class Repairs:
         part: Bundle = self.bundle.select(np.sort(rows))
         scenes = None if how == "null" or self.pairs else MEANS  # a null edit takes no means, and pairs have theirs in the bundle
         edited = ct.edit(part, writes=named, how=how, model=self.model, limit=scenes)
-        return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
+        return image_weights(edited)
 
     def choose_heads(self, validation: Grouped, plant: Plant) -> Int[Tensor, " head"]:
         """Return the heads of the best number on validation scenes, those of largest variance along the cue."""

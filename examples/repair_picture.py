@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from curves import COLOURS, FAINT, rows_of
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from curves import COLOURS, FAINT, draw_change, save_panels
 
 LABELS = {
     ("repair", "null"): "see the cue, write the class (null)",
@@ -35,12 +33,8 @@ def draw(axes: Any, rows: Rows) -> None:
     for place, (way, found) in enumerate(ways.items()):
         colour = COLOURS[1] if way[0] == "repair" else FAINT
         before, after = ([float(row[column]) for row in found] for column in ("before", "after"))
-        start, end = sum(before) / len(before), sum(after) / len(after)
-        axes.plot([start, end], [place, place], color=colour, linewidth=1, alpha=0.6)
-        axes.plot(start, place, color=colour, marker="|", markersize=11, linestyle="none")
-        for values in (before, after):
-            axes.plot([min(values), max(values)], [place, place], color=colour, linewidth=8, alpha=0.3, solid_capstyle="butt")
-        axes.plot(end, place, color=colour, marker="o", markersize=4, linestyle="none")
+        end = sum(after) / len(after)
+        draw_change(axes, place, before, after, colour)
         axes.annotate(
             f"{end:.2f}", (max(*after, *before), place), (6, 0), textcoords="offset points", va="center", fontsize=7, color=colour
         )
@@ -53,13 +47,7 @@ def draw(axes: Any, rows: Rows) -> None:
 
 def main(table: Path, picture: Path) -> None:
     """Draw one panel per model."""
-    rows = rows_of(table)
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    figure = Figure(figsize=(5.2 * len(models), 2.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
-        draw(axes, [row for row in rows if row["model"] == model])
-    figure.savefig(picture, dpi=110, metadata={"Software": None})
+    save_panels(table, picture, draw, height=2.9)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ KEEP_emoji-rn2  := --keep 100%
 
 RUNS    := $(foreach model,$(MODELS),$(foreach seed,$(SEEDS),$(WORK)/$(model)-$(seed)))
 PICTURE ?= $(ROOT)/docs/typographic.png
+draw     = $(PYTHON) typographic_picture.py $(RESULTS)/typographic.csv $(PICTURE)
 joined   = { echo "\# make -C examples -f typographic.mk"; head -n 1 $(firstword $^); tail -q -n +2 $^; } > $@
 
 .PHONY: all table picture
 all: table
-	$(PYTHON) typographic_picture.py $(RESULTS)/typographic.csv $(PICTURE)
+	$(draw)
 picture:
-	$(PYTHON) typographic_picture.py $(RESULTS)/typographic.csv $(PICTURE)
+	$(draw)
 table: $(RESULTS)/typographic.csv $(RESULTS)/typographic-parts.csv
 
 $(RESULTS)/typographic.csv: $(RUNS:=.csv)

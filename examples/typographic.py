@@ -50,7 +50,7 @@ from cliptools.analysis.zero_shot import wilson
 from cliptools.emoji.export import BLANK, OTHER
 from cliptools.emoji.writing import writable
 from cliptools.front.bundles import read, require_neurons
-from cliptools.front.edit_choose import best_trial
+from cliptools.front.edit_choose import best_trial, image_weights
 from cliptools.front.vocabulary import default_vocabulary_of
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
@@ -194,7 +194,7 @@ class Attack:
             return {}
         if how == "zero":
             part = self.bundle.select(np.sort(rows))
-            return _changed(ct.edit(part, how="zero", model=self.model, limit=None if self.pairs else MEANS))
+            return image_weights(ct.edit(part, how="zero", model=self.model, limit=None if self.pairs else MEANS))
         t = self.encode([self.names[word] for word in self.words]) - self.mean
         along = torch.from_numpy(self.bundle["direction"][rows]).double() @ t.T  # (u, word)
         lines = [
@@ -202,14 +202,14 @@ class Attack:
             for row, words in zip(rows, along.topk(NULL_WORDS, 1).indices.tolist(), strict=True)
             for word in words
         ]
-        return _changed(ct.edit(lines, how="null", model=self.model, bundle=self.bundle))
+        return image_weights(ct.edit(lines, how="null", model=self.model, bundle=self.bundle))
 
     def head_weights(self, heads: Sequence[tuple[int, int]]) -> Weights:
         """Return the changed weights of the edit of some heads; of no head there are none."""
         if not heads:
             return {}
         lines = [self.line(layer, -1, head) for layer, head in heads]
-        return _changed(ct.edit(lines, how="zero", model=self.model, limit=MEANS))
+        return image_weights(ct.edit(lines, how="zero", model=self.model, limit=MEANS))
 
     def line(self, layer: int, neuron: int, head: int) -> dict[str, Any]:
         """Return a unit as a record that clip-edit reads."""
@@ -269,10 +269,6 @@ def gone(accuracy: Mapping[str, Float[np.ndarray, " edit"]], number: int) -> dic
     read, whole = (float(accuracy[picture][0] - accuracy[OTHER][0]) for picture in (BLANK, NONE))
     shares = {"gone": (gain[OTHER] - max(0.0, gain[BLANK]), read), "gone_whole": (gain[OTHER], whole)}
     return {name: f"{gained / lost:.4f}" for name, (gained, lost) in shares.items() if lost > 0}
-
-
-def _changed(edited: ct.Edited) -> Weights:
-    return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
 
 
 def _shares(name: str, hit: Bool[np.ndarray, " scene"], low: str = "", high: str = "") -> dict[str, str]:

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from curves import COLOURS, FAINT, rows_of
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from curves import COLOURS, FAINT, draw_change, save_panels
 
 LABELS = {
     ("sees", "zero"): "see a written word, write a name (means)",
@@ -40,12 +38,8 @@ def draw(axes: Any, rows: Rows) -> None:
     ways = [way for way in LABELS if accuracies(rows, *way, "other")]
     for place, way in enumerate(ways):
         colour, after = FAINT if way[0] in CONTROLS else COLOURS[1], accuracies(rows, *way, "other")
-        start, end = sum(before) / len(before), sum(after) / len(after)
-        axes.plot([start, end], [place, place], color=colour, linewidth=1, alpha=0.6)
-        axes.plot(start, place, color=colour, marker="|", markersize=11, linestyle="none")
-        for values in (before, after):
-            axes.plot([min(values), max(values)], [place, place], color=colour, linewidth=8, alpha=0.3, solid_capstyle="butt")
-        axes.plot(end, place, color=colour, marker="o", markersize=4, linestyle="none")
+        end = sum(after) / len(after)
+        draw_change(axes, place, before, after, colour)
         axes.annotate(f"{end:.2f}", (end, place), (0, 6), textcoords="offset points", ha="center", fontsize=7, color=colour)
     axes.set_yticks(range(len(ways)), [LABELS[way] for way in ways], fontsize=8)
     axes.invert_yaxis()
@@ -57,13 +51,7 @@ def draw(axes: Any, rows: Rows) -> None:
 
 def main(table: Path, picture: Path) -> None:
     """Draw one panel per model."""
-    rows = rows_of(table)
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    figure = Figure(figsize=(5.2 * len(models), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
-        draw(axes, [row for row in rows if row["model"] == model])
-    figure.savefig(picture, dpi=110, metadata={"Software": None})
+    save_panels(table, picture, draw, height=3.4)
 
 
 if __name__ == "__main__":

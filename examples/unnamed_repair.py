@@ -27,6 +27,7 @@ from repair import LOSS, Measured, Names, Repairs, Weights, row
 from safetensors.torch import load_file
 
 import cliptools as ct
+from cliptools.front.edit_choose import image_weights
 from cliptools.io.jsonl import file_objects
 from cliptools.text.emoji_concepts import PAIR, PLANTED_KINDS, concept_index, concepts, facts, plants
 
@@ -61,7 +62,7 @@ def random_weights(repairs: Repairs, findings: Records) -> Weights:
     """Return the weights of the edit of as many random units."""
     drawn = random_lines(findings, repairs.bundle["unit"], repairs.rng)
     edited = ct.edit(drawn, bundle=repairs.bundle, model=repairs.model)
-    return {name: edited.tensors[f"visual.{name}"].float() for name in edited.changed}
+    return image_weights(edited)
 
 
 def planted_of(kind: str) -> list[Names]:

@@ -76,8 +76,8 @@ def main(**options: Any) -> None:
 
     With --write, scenes are those of the same options without it, and the word of each scene has the same place and colours
     with each value, so that covering and reading can be told apart: all words are on a plate, and the plate without letters
-    covers as much. The record has the word as `written`. Only names of at most three letters are written, and none that a
-    planted fact has as its word; where an own name is not one of them, there is no word.
+    covers as much. The record has the word as `written`. Only names of at most three letters are written, without the
+    words of planted facts. With `own`, scenes of things with other names have no word.
 
     With --out-dir, writes a folder with images/, masks/ and scenes.jsonl.
 

@@ -89,13 +89,13 @@ def choose_units(bundle: Bundle, request: EditRequest, choice: ChoiceRequest) ->
     model = request.model or load_recorded_model(bundle.header.model, request.device, "fp32")
     request = replace(request, model=model)
     edits = _edits(bundle, request)
-    figures = measure_groups(model, [{}, *(_weights(edit) for edit in edits)], validation, choice)
+    figures = measure_groups(model, [{}, *(image_weights(edit) for edit in edits)], validation, choice)
     trials = [_trial(figures, s, edit) for s, edit in enumerate(edits, 1)]
     units, worst, loss = ([record[name] for record in trials] for name in ("units", "worst", "loss"))
     best = best_trial(units, worst, loss, _worst(figures), choice.loss)
     edited = edits[best]
     random = editor_of(_random_units(bundle, edited), None, _unscored(request)).edited()
-    on_test = measure_groups(model, [{}, _weights(edited), _weights(random)], test, choice)
+    on_test = measure_groups(model, [{}, image_weights(edited), image_weights(random)], test, choice)
     record: Record = {"groups": choice.groups, "limit": choice.loss, "trials": trials, "chosen": edited.record["count"]}
     record["validation"] = {"images": _images(validation), "before": figures.fields(0), "after": figures.fields(best + 1)}
     names = ("before", "after", "random")
@@ -145,8 +145,8 @@ def _edits(bundle: Bundle, request: EditRequest) -> list[Edited]:
     return edits
 
 
-def _weights(edit: Edited) -> dict[str, Tensor]:
-    """Return the changed weights of an edit as they are loaded."""
+def image_weights(edit: Edited) -> dict[str, Tensor]:
+    """Return the changed weights of an edit's image tower, in float32, by their names in it."""
     return {name: edit.tensors[f"visual.{name}"].float() for name in edit.changed}
 
 
