@@ -11,8 +11,8 @@ PARALLEL := yes
 include $(dir $(lastword $(MAKEFILE_LIST)))common.mk
 WORK   ?= work/repair
 SCENES ?= 3000
-# scenes of each group, pair and split; those of a model and a seed, with the facts, take 170 MB in WORK
-COUNT  ?= 100
+# scenes of each group, pair and split; those of a model and a seed, with the facts, take 340 MB in WORK
+COUNT  ?= 200
 SEEDS  ?= 0 1 2
 MODELS ?= emoji-vit2 emoji-rn2
 SIZE_emoji-vit2 := 64

@@ -1,6 +1,6 @@
 """Repair the planted pairs of embedded models, one at a time, and measure the four groups of each pair before and after.
 
-    clip-scenes --groups --count 100 --seed 0 --out-dir GROUPS; clip-effects --seed 1 -o BUNDLE.safetensors
+    clip-scenes --groups --count 200 --seed 0 --out-dir GROUPS; clip-effects --seed 1 -o BUNDLE.safetensors
     python repair.py GROUPS BUNDLE.safetensors [TABLE.csv]
 
 The edits of a pair are kept in TABLE.csv.part as soon as they are measured, and a run that was interrupted goes on from there,
@@ -60,7 +60,7 @@ COLUMNS = (
     "model", "seed", "units", "edit", "count", "before", "after", "low", "high", "error_gone", *GROUPS,
     "zero_shot", "zero_shot_after", "zero_shot_low", "zero_shot_high", "scenes", "pairs",
 )  # fmt: skip
-SINGLE = 100  # scenes of one emoji for each pair
+SINGLE = 300  # scenes of one emoji for each pair
 MEANS = 400  # scenes over which the means of neurons are taken; those of pairs are in their bundle
 LOSS = 0.02  # largest loss of another group on validation
 Weights = dict[str, Tensor]

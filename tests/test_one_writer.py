@@ -1,5 +1,6 @@
 """Two runs with one output: the second run ends with a line in every case, and the outputs are never mixed."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -59,20 +60,37 @@ def bytes_by_name(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def held(place: Path) -> bool:
+    """Tell whether a run has the lock of the output."""
+    try:
+        descriptor = os.open(place if place.is_dir() else place.with_name(f"{place.name}.part"), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def stopped(nursery: Nursery, job: Job, place: Path) -> Started:
     """Start a run and stop it in the middle of its work; a run that had finished its work before it was stopped is repeated."""
     until = time.monotonic() + 120
-    while True:
+    while time.monotonic() < until:
         run = start(nursery, job, place)
-        while not job.begun(place):
-            assert time.monotonic() < until and run.lasts(0), "it ended before it could be stopped"
+        while run.lasts(0):
+            if job.begun(place):
+                os.kill(run.pid, signal.SIGSTOP)
+                time.sleep(0.01)  # the signal may come late
+                if held(place):
+                    return run
+                os.kill(run.pid, signal.SIGCONT)
             time.sleep(0.001)
-        os.kill(run.pid, signal.SIGSTOP)
-        if job.begun(place):
-            return run
-        os.kill(run.pid, signal.SIGCONT)
         assert run.wait().status == 0
         place.unlink()
+    raise AssertionError("no run could be stopped in the middle of its work")
 
 
 @pytest.mark.parametrize("name", ["advgen", "segment", "scenes", "concepts", "decompose"])
