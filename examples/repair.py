@@ -7,16 +7,16 @@ The edits of a pair are kept in TABLE.csv.part as soon as they are measured, and
 to the same bytes. Without TABLE.csv, the table goes to standard output, and nothing is kept.
 
 A pair (class A, cue B) has four groups: A or another class C, beside B or beside another thing. Units that see B and write A
-are edited so that they no longer write along A (`null`), or stand at their means (`zero`). Their number is the one of 5, 10,
-20, … that is best on validation scenes, or 0, no edit, if none raises the worst group without a loss of more than LOSS in
-another (clip-edit --choose ends there); the controls edit as many units of the same bundle in the same way: random ones, those
-that write A most, those that see B most, and `blind`: units that write A as strongly as the edited ones, but see B least. Two
-baselines change outputs, not weights: `heads` puts the direct effects of whole heads at their means, those of largest variance
-along the text of the cue (repair_heads.py; 1, 2, 4, … of them, chosen like the units), `projection` removes the cue's direction
-from the image embeddings. Every row has means over the pairs: the number of units, the worst group before and after with the
-interval of its gain over pairs, the share of its error that is gone, the accuracy of the four groups after the edit less that
-before, in points, and zero-shot accuracy on single emoji before and after, over the scenes of all pairs, with the interval of
-the paired difference.
+are edited so that they no longer write along A (`null`; pairs only their mean), or stand at their means (`zero`). Their
+number is the one of 5, 10, 20, … that is best on validation scenes, or 0, no edit, if none raises the worst group without a
+loss of more than LOSS in another (clip-edit --choose ends there); the controls edit as many units of the same bundle in the
+same way: random ones, those that write A most, those that see B most, and `blind`: units that write A as strongly as the
+edited ones, but see B least. Two baselines change outputs, not weights: `heads` puts the direct effects of whole heads at
+their means, those of largest variance along the text of the cue (repair_heads.py; 1, 2, 4, … of them, chosen like the units),
+`projection` removes the cue's direction from the image embeddings. Every row has means over the pairs: the number of units,
+the worst group before and after with the interval of its gain over pairs, the share of its error that is gone, the accuracy
+of the four groups after the edit less that before, in points, and zero-shot accuracy on single emoji before and after, over
+the scenes of all pairs, with the interval of the paired difference.
 """
 
 import csv
@@ -148,12 +148,10 @@ class Repairs:
         named = pair.named
         validation, test = (self.open(split, pair) for split in ("validation", "test"))
         orders = self.orders(plant)
-        how = "zero" if self.pairs else "null"
-        edits = [self.weights(orders["repair"][:count], named, how) for count in self.counts(len(orders["repair"]))]
+        edits = [self.weights(orders["repair"][:count], named, "null") for count in self.counts(len(orders["repair"]))]
         count = best_count(self.measure(validation, edits, pair), self.counts(len(orders["repair"])))
-        jobs = [(units, how, self.weights(order[:count], named, how)) for units, order in orders.items()]
-        if how == "null":
-            jobs.append(("repair", "zero", self.weights(orders["repair"][:count], named, "zero")))
+        ways = [*((units, "null") for units in orders), ("repair", "zero")]
+        jobs = [(units, how, self.weights(orders[units][:count], named, how)) for units, how in ways]
         groups = self.measure(test, [weights for *_, weights in jobs], pair)
         heads = self.choose_heads(validation, plant)
         s = F.normalize(self.text[plant.cue] - self.mean, dim=0)
@@ -209,7 +207,7 @@ class Repairs:
         if not len(rows):
             return {}
         part: Bundle = self.bundle.select(np.sort(rows))
-        scenes = None if how == "null" or self.pairs else MEANS  # a null edit takes no means, and pairs have theirs in the bundle
+        scenes = MEANS if how == "zero" and not self.pairs else None  # means of pairs are in the bundle
         edited = ct.edit(part, writes=named, how=how, model=self.model, limit=scenes)
         return image_weights(edited)
 

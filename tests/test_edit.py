@@ -20,11 +20,15 @@ from cliptools.errors import CliptoolsError, ModelError, StreamError, UsageError
 from cliptools.front.edit_choose import _random_units
 from cliptools.front.images import open_any
 from cliptools.front.mask import Masked, _read, mask_hooks
+from cliptools.front.vocabulary import vocabulary
+from cliptools.io.header import digest
 from cliptools.models.activation import trained_activation
 from cliptools.models.architecture import weights_sha256
 from cliptools.models.checkpoints.edited import edit_header
 from cliptools.models.load import load_model
 from cliptools.models.origin import Origin
+from cliptools.models.text_encoder import encode_named
+from cliptools.text.vocabularies import Pool
 from cliptools.towers.hooks import hooked
 
 
@@ -191,8 +195,38 @@ def test_pairs_stand_at_their_means_from_the_bundle_or_from_images(suite: Suite,
     mean = torch.stack([pair_effects(original, one) for one in pictures]).mean(0)
     change = sum(mean[n, h] - w[:, n, h] for _, n, h in unit.tolist())
     assert torch.allclose(visual(image), before + change, atol=1e-4)
-    with pytest.raises(UsageError, match="--how null is for neurons of a ViT"):
-        edit(few, how="null", writes="cat")
+
+
+def test_pairs_no_longer_write_along_a_text_beyond_their_mean(suite: Suite, pooled: ct.UnitBundle) -> None:
+    model = load_model(suite.resnet, None, "cpu")
+    few = pooled.select(np.array([0, 5, 9]))
+    edited = edit(few, writes=["cat", "dog"], model=model)
+    assert edited.record["how"] == "null" and edited.record["exact"] and edited.record["overlap"] < 1e-6
+    assert edited.record["images"]["count"] == pooled.header.images["count"]
+    assert all(unit["writes"] == ["cat", "dog"] and 0 < unit["removed"] < 1 for unit in edited.record["units"])
+    visual: Any = load_model(suite.resnet, None, "cpu").clip.visual
+    image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    before, w = visual(image), torch.stack([pair_effects(visual, one) for one in image])  # (image, neuron, head, d)
+    visual.load_state_dict(
+        {key.removeprefix("visual."): value for key, value in edited.tensors.items() if key.startswith("visual.")}
+    )
+    after = torch.stack([pair_effects(visual, one) for one in image])
+    pool = vocabulary(TEXTS)
+    names = Pool("texts", ("cat", "dog"), digest("cat", "dog"))
+    v = encode_named(model, names, ()) - encode_named(model, pool, ()).mean(0)  # (text, d)
+    constant = visual(image) - before - (after - w).sum((1, 2))  # the same on every image: the means along v
+    assert torch.allclose(constant[0], constant[1], atol=1e-4) and constant.abs().max() > 0
+    changed = torch.zeros(w.shape[1:3], dtype=torch.bool)
+    for _, n, h in few["unit"].tolist():
+        changed[n, h] = True
+    assert torch.allclose(after[:, ~changed], w[:, ~changed], atol=1e-6)
+    written = (w[:, changed] @ v.T).abs().max()
+    assert (after[:, changed] @ v.T).abs().max() < 1e-5 * written
+    assert edit(few, model=model).record["how"] == "zero", "without a text"
+    for kind in ("neurons", "heads"):
+        line = {"layer": 4, ("neuron" if kind == "neurons" else "head"): 1, "model": pooled.header.model}
+        with pytest.raises(UsageError, match=f"--how null is for .*; {kind} of this model have --how zero"):
+            edit([line], how="null", writes="cat", images=suite.images)
 
 
 def test_units_come_from_lines_of_other_commands(suite: Suite, second: ct.UnitBundle) -> None:
@@ -337,8 +371,8 @@ def test_outputs_that_cannot_be(suite: Suite, tmp_path: Path) -> None:
         (("--bundle", suite.bundle("pooled"), "--mask", tmp_path / "b"), 2, "weights put units of a ResNet"),
         ((*write, "-o", tmp_path / "a.safetensors", "--sees", " "), 2, "--sees: found an empty text"),
         ((*write[2:], "-o", tmp_path / "a.safetensors", "--writes", ""), 2, "--writes: found an empty text"),
-        ((*write, "-o", tmp_path / "a.safetensors", suite.images), 2, "--how null takes none: leave them out"),
-        ((*write, "-o", tmp_path / "a.safetensors", "--sample", 3), 2, "--how null takes none: leave them out"),
+        ((*write, "-o", tmp_path / "a.safetensors", suite.images), 2, "--how null of neurons takes none: leave them out"),
+        ((*write, "-o", tmp_path / "a.safetensors", "--sample", 3), 2, "--how null of neurons takes none: leave them out"),
         ((*write, "-o", tmp_path / "a.safetensors", "--loss", 0.5), 2, "--loss needs --choose, --test and --groups"),
         ((*write, "-o", tmp_path / "a.safetensors", "--classes", "emoji"), 2, "--classes needs --choose, --test and --groups"),
         (("-o", tmp_path / "a.safetensors"), 1, "found nothing (did the command before it fail?)"),

@@ -17,11 +17,14 @@ from torch import Tensor
 from cliptools.analysis.token_means import Mask, TokenMeans, head_values
 from cliptools.analysis.weight_edit import (
     NeuronGroup,
+    PairGroup,
     cut_pairs,
     heads_at_mean,
     largest_overlap,
+    largest_overlap_of_pairs,
     neurons_at_mean,
     null_edit,
+    null_pairs,
     pair_means,
     path_directions,
     pooled_at_mean,
@@ -284,6 +287,39 @@ def test_pooled_units_at_their_means_equal_mean_ablation(number: int) -> None:
         expected = visual(image) + (mean - r)[:, cut].sum(1)
         edited = with_weights(visual, pooled_at_mean(visual, units, b))
         assert torch.allclose(edited(image), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("number", range(len(RESNETS)))
+def test_pairs_write_only_their_mean_along_the_vectors(number: int) -> None:
+    visual = random_resnet(RESNETS[number], seed=number)
+    pool, image = visual.attnpool, resnet_pictures(visual, 3)
+    r = torch.stack([pair_effects(visual, one) for one in image])  # (image, neuron, head, d)
+    mean = r.mean(0)
+    e = pool.v_proj.out_features // pool.num_heads
+    some = torch.randn(2, r.shape[-1], dtype=r.dtype, generator=torch.Generator().manual_seed(number))
+    chosen = [(0, [3, 0, 5], some), (1, [3], some[:1]), (0, [1, 2], some[1:])]
+    groups = [PairGroup(head, torch.tensor(neurons), v, mean[neurons, head]) for head, neurons, v in chosen]
+    expected, ratios = visual(image), []
+    for head, neurons, v in chosen:
+        of = slice(head * e, (head + 1) * e)
+        basis = torch.linalg.svd(pool.c_proj.weight[:, of], full_matrices=False)[0]  # (d, e): what the head can write
+        for n in neurons:
+            w = pool.c_proj.weight[:, of] @ pool.v_proj.weight[of, n]
+            change = basis @ torch.linalg.pinv(v @ basis) @ (v @ w)  # the smallest with <v, w - change> = 0
+            s = r[:, n, head] @ w / (w @ w)  # (image)
+            expected = expected + (s.mean() - s)[:, None] * change
+            ratios.append(float(change.norm() / w.norm()))
+    edit = null_pairs(visual, groups)
+    assert torch.allclose(torch.cat(edit.removed), torch.tensor(ratios, dtype=r.dtype), atol=1e-9)
+    edited = with_weights(visual, edit.weights)
+    assert torch.allclose(edited(image), expected, atol=1e-9)
+    after = torch.stack([pair_effects(edited, one) for one in image])
+    for head, neurons, v in chosen:
+        assert (r[:, neurons, head] @ v.T).abs().max() > 1e-3
+        assert torch.allclose(after[:, neurons, head] @ v.T, torch.zeros(1, dtype=r.dtype), atol=1e-12)
+    assert largest_overlap_of_pairs(visual, groups, edit.weights) < 1e-12
+    untouched = {"attnpool.v_proj.weight": pool.v_proj.weight}
+    assert largest_overlap_of_pairs(visual, groups, untouched) > 1e-3
 
 
 def test_pair_means_are_scalars_times_w() -> None:

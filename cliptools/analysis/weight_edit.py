@@ -18,6 +18,13 @@ Where a tower pools by attention (towers/pooling.py), there is one g_0 = C A_g' 
 
 Paths through the MLPs of later layers remain, and so do effects on the attention of later layers. Several v have several g each.
 
+Null edit of a ResNet's pair (n, h). It writes s w on the output, where w = W_O^h W_V^h[:, n], and on no other path. With U an
+orthonormal basis of the span of P v, where P = W_O^h W_O^h+ projects onto what head h can write,
+
+    W_V^h[:, n] <- W_V^h[:, n] - W_O^h+ U U' w,                output bias + mean(s) U U' w
+
+is the smallest change of w after which the pair writes along v what it writes on average, on any image.
+
 Units at their means. Exact, because the output is linear in what is replaced:
 
     ViT neuron, whole          column n of the MLP's output matrix 0                 bias + mean(p^n) c_n
@@ -214,6 +221,47 @@ def heads_at_mean(
         W_O[:, numbers] = 0
         weights[f"{name}.weight"] = W_O.flatten(1)
     return weights
+
+
+class PairGroup(NamedTuple):
+    """Pairs of one head of a ResNet's pooling that shall write along the same vectors only their mean."""
+
+    head: int
+    neurons: Int[Tensor, " n"]
+    v: Float[Tensor, "v d"]
+    """Vectors of the joint space."""
+    b: Float[Tensor, "n d"]
+    """Mean effects of the pairs on the output, not scaled by its length."""
+
+
+def null_pairs(visual: ModifiedResNet, groups: Sequence[PairGroup]) -> NullEdit:
+    """Weights after which the pairs of each group write only their mean along its vectors; a pair belongs to one group only."""
+    W_V, W_O, _ = (to_float64(weight) for weight in value_output(visual))  # (head, e, neuron), (head, d, e)
+    W_V, bias = W_V.clone(), to_float64(visual.attnpool.c_proj.bias).clone()
+    removed = []
+    for head, numbers, v, b in groups:
+        neurons, inverse = numbers.to(W_V.device), torch.linalg.pinv(W_O[head])  # inverse: (e, d)
+        w = W_O[head] @ W_V[head][:, neurons]  # (d, n)
+        U = row_space(to_float64(v).to(w) @ W_O[head] @ inverse)  # (u, d)
+        change = U.T @ (U @ w)  # (d, n): U U' w
+        s = _ratio((to_float64(b).to(w).T * w).sum(0), w.square().sum(0))  # (n): b = mean(s) w
+        W_V[head][:, neurons] -= inverse @ change
+        bias += change @ s
+        removed.append(_ratio(change.norm(dim=0), w.norm(dim=0)))
+    return NullEdit({"attnpool.v_proj.weight": W_V.flatten(0, 1), "attnpool.c_proj.bias": bias}, removed)
+
+
+def largest_overlap_of_pairs(visual: ModifiedResNet, groups: Sequence[PairGroup], weights: Mapping[str, Tensor]) -> float:
+    """Largest |<P v, w>| / (|P v| |w|) of all pairs and vectors, with the values' weights as they are stored."""
+    _, W_O, _ = (to_float64(weight) for weight in value_output(visual))  # (head, d, e)
+    W_V = to_float64(weights["attnpool.v_proj.weight"]).to(W_O).unflatten(0, (len(W_O), -1))  # (head, e, neuron)
+    largest = 0.0
+    for head, neurons, v, _ in groups:
+        w = W_O[head] @ W_V[head][:, neurons.to(W_O.device)]  # (d, n)
+        Pv = to_float64(v).to(w) @ W_O[head] @ torch.linalg.pinv(W_O[head])  # (v, d)
+        overlap = _ratio((Pv @ w).abs(), Pv.norm(dim=1)[:, None] * w.norm(dim=0))  # (v, n)
+        largest = max(largest, float(overlap.max()))
+    return largest
 
 
 def pooled_at_mean(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], mean: Float[Tensor, "u d"]) -> Weights:

@@ -21,8 +21,8 @@ BY_HELP = (
 HEAD_HELP = "Number of units, the first by score or in the lines [default: all; with --sees 80 neurons, 400 pairs, 8 heads]."
 LAYERS_HELP = "Use only units of these layers, as 8-10,11 [default: all layers of the bundle]."
 HOW_HELP = (
-    "null: neurons of a ViT no longer write along the texts. zero: units are at their means [default: null for neurons of a ViT, "
-    "else zero]."
+    "null: neurons of a ViT and pairs of a ResNet no longer write along the texts. zero: units are at their means [default: null "
+    "for neurons of a ViT, and for pairs if texts are named; else zero]."
 )
 POOL_HELP = (
     "Vocabulary whose mean is subtracted from the texts: emoji, scenes, imagenet, words10k, words30k, or a file [default: that "
@@ -82,8 +82,9 @@ def main(**options: Any) -> None:
     digests of the weights before and after, and how exact it is. The files of the model itself are never changed.
 
     \b
-    --how null   neurons of a ViT: the smallest change after which a neuron writes nothing along the texts, through one later
-                 head or directly, on any image; paths through later MLPs remain. All else that it writes stays.
+    --how null   what units write along the texts is taken out by the smallest change of weights; all else that they write stays:
+      neurons of a ViT       nothing, through one later head or directly, on any image; paths through later MLPs remain
+      pairs of a ResNet      only their mean, on any image; there are no other paths
     --how zero   units at their means over images:
       pairs, neurons and heads of a ResNet's pooling    exact
       heads of a ViT's last layer                       exact

@@ -47,7 +47,7 @@ def edit(
             in the raw scale, else scenes for the embedded models.
         sees: Cues. The units are then those of the bundle that see a cue and write one of `writes`, by score.
         writes: Texts that the units shall no longer write. Empty: those in the records.
-        how: null or zero. None: null for a ViT's neurons, else zero.
+        how: null or zero. None: null for a ViT's neurons, and for a ResNet's pairs if texts are named; else zero.
         head: Number of units, the first ones. None: all; with `sees` 80 neurons, 400 pairs or 8 heads.
         by: Score of units with `sees`: cue-not-class or cue. None: cue-not-class; for pairs cue.
         layers: Layers of the bundle's units. None: all.

@@ -3,8 +3,9 @@
 The equations are in analysis/weight_edit.py, the score of units in analysis/cue_units.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from cliptools.analysis.cue_units import BY
 from cliptools.analysis.selection import by_layers
 from cliptools.analysis.weight_edit import (
     NeuronGroup,
+    PairGroup,
     Weights,
     heads_at_mean,
     largest_overlap,
+    largest_overlap_of_pairs,
     neurons_at_mean,
     null_edit,
+    null_pairs,
     pooled_at_mean,
 )
 from cliptools.console import count_of, summarise
@@ -54,6 +58,7 @@ NOTHING = 1e-6  # share of |w| removed up to which a null edit changes nothing b
 EXPLANATION = {
     ("null", "neurons"): "each neuron no longer writes along the texts, by a later head or directly; paths through later MLPs "
     "remain",
+    ("null", "pairs"): "each pair writes along the texts, on any image, only what it writes on average",
     ("zero", "neurons"): "each neuron is at its mean over images and tokens, in all that reads it",
     ("zero", "pairs"): "each pair is at its mean over images",
     ("zero", "pooled neurons"): "each neuron is at its mean over images in all heads of the pooling",
@@ -233,15 +238,19 @@ class Editor:
         self.visual: Any = model.clip.visual
         self.pooled = pools_by_attention(model.clip)
         self.kind = kind_of(chosen.unit)
-        self.how = request.how or ("zero" if self.pooled or self.kind == "heads" else "null")
+        self.how = request.how or self._default_how()
         self.unit = torch.from_numpy(chosen.unit).long()
         self.effect = _effect_of_units(model, self.kind)
         self.blocks, self.rows = unit_blocks_of(self.effect, self.unit)
         means = request.means
-        if self.how == "null" and (means.images, means.limit, means.sample) != (None, None, None):
-            raise UsageError("PATH, --limit and --sample are for means over images, and --how null takes none: leave them out")
-        if self.how == "null" and (self.pooled or self.kind != "neurons"):
-            raise UsageError(f"--how null is for neurons of a ViT; {self.kind} of this model have --how zero")
+        if self.how == "null" and not self.pooled and (means.images, means.limit, means.sample) != (None, None, None):
+            raise UsageError(
+                "PATH, --limit and --sample are for means over images, and --how null of neurons takes none: leave them out"
+            )
+        if self.how == "null" and self.kind != self._null_kind:
+            raise UsageError(
+                f"--how null is for neurons of a ViT and for pairs of a ResNet; {self.kind} of this model have --how zero"
+            )
         self.early = not self.pooled and self.kind == "heads" and bool((self.unit[:, 0] < self._read_once).any())
         if self.early and not request.approximate and not request.mask:
             last = self._read_once
@@ -253,6 +262,15 @@ class Editor:
                 "--approximate puts all tokens at one mean"
             )
         self.images: dict[str, Any] = {}
+
+    @property
+    def _null_kind(self) -> str:
+        """The kind of units that a null edit has."""
+        return "pairs" if self.pooled else "neurons"
+
+    def _default_how(self) -> str:
+        """Return null for the units that have it, of pairs if the texts are known; else zero."""
+        return "null" if self.kind == self._null_kind and (not self.pooled or all(self.chosen.writes)) else "zero"
 
     @property
     def _depth(self) -> int:
@@ -277,9 +295,9 @@ class Editor:
             UsageError: the edit would change nothing.
         """
         removed: list[float] | None = None
-        groups: list[NeuronGroup] = []
+        overlap_of: Callable[[Weights], float] | None = None
         if self.how == "null":
-            weights, removed, groups = self._null_weights()
+            weights, removed, overlap_of = self._null_weights()
         else:
             weights = self._weights_at_mean()
         before = self.model.clip.state_dict()
@@ -289,35 +307,50 @@ class Editor:
         after = tensors_sha256(loaded)
         if all(torch.equal(loaded[name], before[name]) for name in before):
             raise UsageError("the edit would change nothing: every weight of these units is as it would be after it")
-        overlap = None
-        if groups:
-            overlap = largest_overlap(self.visual, groups, {name: loaded[f"visual.{name}"] for name in weights})
+        overlap = None if overlap_of is None else overlap_of({name: loaded[f"visual.{name}"] for name in weights})
         return self._result(tensors, after, removed, overlap, tuple(weights))
 
-    def _null_weights(self) -> tuple[Weights, list[float], list[NeuronGroup]]:
-        """Return the weights of a null edit, the share of |w| that each unit loses, and the groups of equal layer and texts.
+    def _null_weights(self) -> tuple[Weights, list[float], Callable[[Weights], float]]:
+        """Return the weights of a null edit, the share of |w| that each unit loses, and the largest overlap as a function.
 
         Raises:
             UsageError: a unit has no text, or no unit writes along the texts.
+        """
+        places = self._places()
+        v = [torch.stack([self.v[text] for text in texts]) for _, texts in places]
+        groups = [
+            (number, self.unit[rows, 1], vectors) for (number, _), rows, vectors in zip(places, places.values(), v, strict=True)
+        ]
+        overlap_of: Callable[[Weights], float]
+        if self.pooled:
+            b = self._pooled_means()
+            pairs = [PairGroup(*group, b[rows]) for group, rows in zip(groups, places.values(), strict=True)]
+            edit, overlap_of = null_pairs(self.visual, pairs), partial(largest_overlap_of_pairs, self.visual, pairs)
+        else:
+            neurons = [NeuronGroup(*group) for group in groups]
+            edit, overlap_of = null_edit(self.visual, neurons), partial(largest_overlap, self.visual, neurons)
+        removed = torch.zeros(len(self.unit), dtype=torch.float64)
+        for rows, share in zip(places.values(), edit.removed, strict=True):
+            removed[rows] = share.cpu()
+        if float(removed.max()) < NOTHING:
+            raise UsageError("the edit would change nothing: none of the units writes along these texts")
+        return edit.weights, removed.tolist(), overlap_of
+
+    def _places(self) -> dict[tuple[int, tuple[str, ...]], list[int]]:
+        """Return the places of the units that share texts and a layer, or a head of a ResNet's pooling.
+
+        Raises:
+            UsageError: a unit has no text.
         """
         if not all(self.chosen.writes):
             raise UsageError(
                 "--how null needs the texts that units shall no longer write: --writes TEXT, or lines that name them"
             )
-        rows: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-        for row, (layer, texts) in enumerate(zip(self.unit[:, 0].tolist(), self.chosen.writes, strict=True)):
-            rows.setdefault((layer, texts), []).append(row)
-        groups = [
-            NeuronGroup(layer, self.unit[places, 1], torch.stack([self.v[text] for text in texts]))
-            for (layer, texts), places in rows.items()
-        ]
-        edit = null_edit(self.visual, groups)
-        removed = torch.zeros(len(self.unit), dtype=torch.float64)
-        for places, share in zip(rows.values(), edit.removed, strict=True):
-            removed[places] = share.cpu()
-        if float(removed.max()) < NOTHING:
-            raise UsageError("the edit would change nothing: none of the units writes along these texts")
-        return edit.weights, removed.tolist(), groups
+        places: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        shared = self.unit[:, 2 if self.pooled else 0].tolist()
+        for row, (number, texts) in enumerate(zip(shared, self.chosen.writes, strict=True)):
+            places.setdefault((number, texts), []).append(row)
+        return places
 
     def _weights_at_mean(self) -> Weights:
         """Return the weights of units at their means."""

@@ -35,13 +35,12 @@ def write_repairs(folder: Path, after: Sequence[float], lost: float = 0.0, contr
     from repair import COLUMNS, row
 
     rows = []
-    for name, how in zip(EMBEDDED, ("null", "zero"), strict=True):
+    for name in EMBEDDED:
         for seed in SEEDS:
             study: Any = SimpleNamespace(model=SimpleNamespace(name=name), seed=seed)
-            rows.append(row(study, "repair", how, measured(after, lost)))
-            rows += [row(study, units, how, measured(control)) for units in CONTROLS]
-            if how == "null":
-                rows.append(row(study, "repair", "zero", measured(KEPT)))
+            rows.append(row(study, "repair", "null", measured(after, lost)))
+            rows += [row(study, units, "null", measured(control)) for units in CONTROLS]
+            rows.append(row(study, "repair", "zero", measured(KEPT)))
             rows.append(row(study, "heads", "mean", measured(KEPT, count=2)))
             rows.append(row(study, "none", "projection", measured(KEPT, count=0)))
     comment = f"# make -C examples -f repair.mk: {COUNT} scenes (of each group, pair and split)"

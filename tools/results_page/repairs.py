@@ -8,8 +8,8 @@ from examples.result_tables import Row, Share, Tables
 from tools.results_page.comparison import LESS, MORE, compare, mean, numbers, over_runs
 
 TABLE, UNNAMED = "repair", "repair-unnamed"
-HOW = ("null", "zero")
-"""Ways of changing weights; all rows but those of baselines have one."""
+EDIT = ("repair", "null")
+"""Units and edit of the way that the study is about."""
 LOST = {"A_cue": 2.0, "A_other": 1.5, "C_other": 1.5}
 """The largest loss of each group but another class beside the cue, in points."""
 ZERO_SHOT_LOST = 0.5
@@ -97,16 +97,15 @@ def _goals(way: Way, least: float) -> list[Goal]:
 
 
 def repaired(tables: Tables, model: str) -> Repaired:
-    """Return the ways of editing a model: null edits, for a model that has them, else units at their means, then all others.
+    """Return the ways of editing a model: the edit that the study is about, then all others.
 
     Raises:
         TableError: the table is missing, or has no row of the model.
     """
     rows = tables.rows(TABLE, model=model)
     kinds = dict.fromkeys((row.text("units"), row.text("edit")) for row in rows)
-    first = next((("repair", how) for how in HOW if ("repair", how) in kinds), ("repair", HOW[0]))
-    ways = [Way(units, edit, tables.rows(TABLE, model=model, units=units, edit=edit)) for units, edit in (first, *kinds)]
-    return Repaired(ways[0], [way for way in ways[1:] if way[:2] != first])
+    ways = [Way(units, edit, tables.rows(TABLE, model=model, units=units, edit=edit)) for units, edit in (EDIT, *kinds)]
+    return Repaired(ways[0], [way for way in ways[1:] if way[:2] != EDIT])
 
 
 def blind_repairs(tables: Tables, kind: str, **values: str) -> list[Row]:
