@@ -32,8 +32,16 @@ from cliptools.devices import to_float64
 from cliptools.errors import ModelError, UsageError
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.edit_means import MeanImages, bundle_means, open_mean_images, pooled_means, record_of, token_means
-from cliptools.front.edit_units import ChosenUnits, Line, kind_of, units_by_score, units_of_bundle, units_of_lines
-from cliptools.front.edited import Edited
+from cliptools.front.edit_units import (
+    ChosenUnits,
+    Line,
+    effect_of_units,
+    kind_of,
+    units_by_score,
+    units_of_bundle,
+    units_of_lines,
+)
+from cliptools.front.edited import EXPLANATION, Edited
 from cliptools.front.unit_records import unit_keys
 from cliptools.front.vocabulary import Vocabulary, default_vocabulary_of, vocabulary
 from cliptools.io.bundle import Bundle
@@ -45,28 +53,16 @@ from cliptools.models.load import DTYPE, LoadedModel, Precision, load_recorded_m
 from cliptools.models.origin import find_origin
 from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
 from cliptools.text.vocabularies import Pool
-from cliptools.towers.kinds import supported_tower, tower_of
+from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import ClassToken
-from cliptools.unit_effects.factored import FactoredEffect, unit_blocks_of
-from cliptools.unit_effects.select import factored_effect, pools_by_attention
+from cliptools.unit_effects.factored import unit_blocks_of
+from cliptools.unit_effects.select import pools_by_attention
 
 TOOL = "clip-edit"
 HEAD = {"neurons": 80, "pairs": 400, "heads": 8}
 """Number of units by score without --head."""
 HOW = ("null", "zero")
 NOTHING = 1e-6  # share of |w| removed up to which a null edit changes nothing but rounding
-EXPLANATION = {
-    ("null", "neurons"): "each neuron no longer writes along the texts, by a later head or directly; paths through later MLPs "
-    "remain",
-    ("null", "pairs"): "each pair writes along the texts, on any image, only what it writes on average",
-    ("zero", "neurons"): "each neuron is at its mean over images and tokens, in all that reads it",
-    ("zero", "pairs"): "each pair is at its mean over images",
-    ("zero", "pooled neurons"): "each neuron is at its mean over images in all heads of the pooling",
-    ("zero", "pooled heads"): "each head of the pooling is at its mean over images",
-    ("zero", "heads"): "each head of the last layer is at its mean over images",
-    ("zero", "early heads"): "each head is at its mean over images and tokens, not at that of each token",
-}
-"""The edits, as records explain them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,27 +195,6 @@ def _units_of_bundle(bundle: Bundle, v: Mapping[str, Float[Tensor, " d"]], reque
     return chosen.first(HEAD[kind] if request.head is None else request.head)
 
 
-NOT_IN_WEIGHTS = {
-    "pairs": "no weights belong to them alone",
-    "heads": "every token, or a LayerNorm or an MLP behind the pooling, reads them with all others",
-}
-"""The reasons why no weights put units of a ViT that pools by attention at their means."""
-
-
-def _effect_of_units(model: LoadedModel, kind: str) -> FactoredEffect:
-    """Return an effect that has the model's units of this kind.
-
-    Raises:
-        UsageError: no weights hold such units.
-    """
-    resnet = pools_by_attention(model.clip)
-    if not resnet and supported_tower(model.clip).pooling is None:
-        return factored_effect(model.clip, "first", kind)
-    if not resnet and kind != "neurons":
-        raise UsageError(f"{kind} of a ViT that pools by attention cannot be edited: {NOT_IN_WEIGHTS[kind]}; edit neurons")
-    return factored_effect(model.clip, "pooled", kind)
-
-
 class Editor:
     """The edit of one model."""
 
@@ -240,7 +215,7 @@ class Editor:
         self.kind = kind_of(chosen.unit)
         self.how = request.how or self._default_how()
         self.unit = torch.from_numpy(chosen.unit).long()
-        self.effect = _effect_of_units(model, self.kind)
+        self.effect = effect_of_units(model, self.kind)
         self.blocks, self.rows = unit_blocks_of(self.effect, self.unit)
         means = request.means
         if self.how == "null" and not self.pooled and (means.images, means.limit, means.sample) != (None, None, None):

@@ -16,6 +16,10 @@ from cliptools.front.mismatch import require_read
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import NAMED, SETTLED, model_difference, reason_of
 from cliptools.io.jsonl import unit_name
+from cliptools.models.load import LoadedModel
+from cliptools.towers.kinds import supported_tower
+from cliptools.unit_effects.factored import FactoredEffect
+from cliptools.unit_effects.select import factored_effect, pools_by_attention
 
 Line = tuple[str, Mapping[str, Any]]
 """A record, and its place for messages."""
@@ -197,3 +201,24 @@ def kind_of(unit: Int[np.ndarray, "u 3"]) -> str:
         first = unit_name(*unit[0].tolist())
         raise UsageError(f"units of several kinds ({', '.join(sorted(kinds))}; the first is {first}): edit one kind at a time")
     return kinds.pop()
+
+
+NOT_IN_WEIGHTS = {
+    "pairs": "no weights belong to them alone",
+    "heads": "every token, or a LayerNorm or an MLP behind the pooling, reads them with all others",
+}
+"""The reasons why no weights put units of a ViT that pools by attention at their means."""
+
+
+def effect_of_units(model: LoadedModel, kind: str) -> FactoredEffect:
+    """Return an effect that has the model's units of this kind.
+
+    Raises:
+        UsageError: no weights hold such units.
+    """
+    resnet = pools_by_attention(model.clip)
+    if not resnet and supported_tower(model.clip).pooling is None:
+        return factored_effect(model.clip, "first", kind)
+    if not resnet and kind != "neurons":
+        raise UsageError(f"{kind} of a ViT that pools by attention cannot be edited: {NOT_IN_WEIGHTS[kind]}; edit neurons")
+    return factored_effect(model.clip, "pooled", kind)

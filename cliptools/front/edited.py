@@ -20,6 +20,18 @@ from cliptools.models.checkpoints.edited import CONFIG, RECORD, TOKENIZER, WEIGH
 from cliptools.models.origin import LOCAL_DIR
 
 TABLE_ROWS = 20
+EXPLANATION = {
+    ("null", "neurons"): "each neuron no longer writes along the texts, by a later head or directly; paths through later MLPs "
+    "remain",
+    ("null", "pairs"): "each pair writes along the texts, on any image, only what it writes on average",
+    ("zero", "neurons"): "each neuron is at its mean over images and tokens, in all that reads it",
+    ("zero", "pairs"): "each pair is at its mean over images",
+    ("zero", "pooled neurons"): "each neuron is at its mean over images in all heads of the pooling",
+    ("zero", "pooled heads"): "each head of the pooling is at its mean over images",
+    ("zero", "heads"): "each head of the last layer is at its mean over images",
+    ("zero", "early heads"): "each head is at its mean over images and tokens, not at that of each token",
+}
+"""The edits, as records explain them."""
 
 
 @dataclass(frozen=True)

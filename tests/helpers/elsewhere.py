@@ -40,7 +40,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_second_order.py: attn_pool",
         "tests/test_second_order.py: pool_type=",
     ),
-    ("front/edit_model.py", "_effect_of_units"): ("tests/test_pooled_pipelines.py: cannot be edited",),
+    ("front/edit_units.py", "effect_of_units"): ("tests/test_pooled_pipelines.py: cannot be edited",),
     ("front/heat_maps.py", "_check_later_layers"): ("tests/test_pooled_pipelines.py: which have no second-order effects",),
     ("unit_effects/select.py", "_choose_pooled"): (
         "tests/test_pooled_towers.py: the heads of an attention pooling have pooled effects only",
@@ -168,14 +168,12 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_edit.py: --by needs --sees",
     ),
     ("front/edit_model.py", "Editor.__init__"): (
-        "tests/test_edit.py: --how null takes none",
-        "tests/test_edit.py: --how null is for neurons of a ViT",
+        "tests/test_edit.py: --how null of neurons takes none",
+        "tests/test_edit.py: --how null is for",
         "tests/test_edit.py: are read at every token",
     ),
-    ("front/edit_model.py", "Editor._null_weights"): (
-        "tests/test_edit.py: --how null needs the texts",
-        "tests/test_edit.py: would change nothing",
-    ),
+    ("front/edit_model.py", "Editor._null_weights"): ("tests/test_edit.py: would change nothing",),
+    ("front/edit_model.py", "Editor._places"): ("tests/test_edit.py: --how null needs the texts",),
     ("front/edit_model.py", "Editor.edited"): ("tests/test_edit.py: every weight of these units",),
     ("front/edit_model.py", "_model"): ("tests/test_edit.py: not the one of the units", "tests/test_edit.py: not whole in fp32"),
     ("front/edit_model.py", "editor_of"): ("tests/test_edit.py: lines name their units already",),
