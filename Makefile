@@ -20,8 +20,8 @@ demo: $(VENV)/.installed
 	@echo "The clearest neurons, with their top images and an outline of where they act: $(OUT)/neurons.png"
 	@$(MAKE) --no-print-directory story
 
-# One finding from its picture to a repaired model: most cats beside mountains are violins to emoji-vit2. One neuron sees mountains and writes
-# violin; without what twenty neurons write along violin, most are cats. The control are as many other neurons of the same layers.
+# One finding from its picture to a repaired model: most cats beside mountains are violins to emoji-vit2. One neuron sees mountains and houses, and
+# writes violin; without what twenty neurons write along violin, most are cats. The control are as many other neurons of the same layers.
 CLASSES := cat rabbit elephant bus pizza chair guitar violin
 OTHERS  := $(shell seq -s , -f 5:%.0f 65 70 695),$(shell seq -s , -f 6:%.0f 65 70 695)
 story:

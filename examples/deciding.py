@@ -89,10 +89,15 @@ def fooled(tables: Tables, other: str = "similar") -> Share:
     return Share(*(value / 100 for value in d))
 
 
-def heat_maps(tables: Tables, scenes: str = "one") -> Share:
-    """Return the mean average precision of the neurons' heat maps less that of the best of the papers' baselines."""
+def heat_maps(tables: Tables, scenes: str = "one", column: str = "map") -> Share:
+    """Return the mAP, or the mIoU, of the neurons' heat maps less that of the best of the papers' baselines."""
     rows = {row.text("method"): row for row in tables.rows("segmentation", scenes=scenes, size="128", threshold="0.5")}
-    return exact(rows["neurons"].number("map") - max(rows[name].number("map") for name in BASELINES))
+    return exact(rows["neurons"].number(column) - max(rows[name].number(column) for name in BASELINES))
+
+
+def outlines(tables: Tables, scenes: str = "one") -> Share:
+    """Return the mIoU of the neurons' heat maps less that of the best of the papers' baselines."""
+    return heat_maps(tables, scenes, "miou")
 
 
 def label_maps(tables: Tables, scenes: str = "several") -> Share:
@@ -119,6 +124,7 @@ FINDINGS = (
     Finding("neurons are polysemantic, their pairs less so", "inertia below 0.5: share of pairs less neurons", polysemy),
     Finding("pictures of the neurons' words fool the model", "fooling rate less that of similar words", fooled),
     Finding("the neurons' heat maps segment best", "mAP less that of the best baseline", heat_maps),
+    Finding("the neurons' heat maps segment best", "mIoU less that of the best baseline", outlines),
     Finding("the pairs' label maps segment best", "mIoU less that of the best other method", label_maps),
     Finding("five pairs follow a concept", "mean correlation with the concept's share", follows),
 )
@@ -142,8 +148,9 @@ def others(tables: Tables) -> Iterator[tuple[int, str, str, str, Share]]:
     yield 4, "pairs compared", "all pairs", "the strongest of each neuron", polysemy(tables, "strongest_pairs")
     yield 5, "words compared with", "similar", "random", fooled(tables, "random")
     yield 6, "things in a scene", "one", "two", heat_maps(tables, "two")
-    yield 7, "things in a scene", "several", "one", label_maps(tables, "one")
-    yield 8, "how pairs are chosen", "overlap", "seen", follows(tables, "seen")
+    yield 7, "things in a scene", "one", "two", outlines(tables, "two")
+    yield 8, "things in a scene", "several", "one", label_maps(tables, "one")
+    yield 9, "how pairs are chosen", "overlap", "seen", follows(tables, "seen")
 
 
 def experiment(finding: Finding, varied: str, settings: tuple[str, str], a: Share, b: Share) -> Experiment:

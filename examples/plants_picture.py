@@ -15,6 +15,8 @@ from cliptools.text.emoji_concepts import concept_index
 
 PAIRS, ACROSS = 5, 12
 EMOJI, CELL, LINE, LEFT, RIGHT, GAP = 44, 66, 14, 190, 150, 12
+SMALL_LINE = 11
+NAME = 2 * SMALL_LINE  # height of a name
 WAYS = ("sparse sums (Eq. 6)", "overlaps")
 INK, FAINT, GREEN = "#1c1c1c", "#767676", "#1d6f42"
 SMALL, FONT = ImageFont.load_default(10), ImageFont.load_default(13)
@@ -32,16 +34,36 @@ def chosen(plants: list[dict], records: list[dict]) -> list[tuple[str, str, str]
     return [(depicted[i], plant["named"], plant["cue"]) for i, plant in enumerate(plants[:PAIRS])]
 
 
+def in_two_lines(draw: ImageDraw.ImageDraw, text: str) -> list[str]:
+    """Return a text in at most two lines of a cell's width, the second one cut where it is too long."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and len(lines) < 2 and draw.textlength(longer, SMALL) > CELL - 2:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [cut_to_width(draw, line) for line in lines]
+
+
+def cut_to_width(draw: ImageDraw.ImageDraw, line: str) -> str:
+    """Return a line, with three dots in place of what does not fit into a cell."""
+    if draw.textlength(line, SMALL) <= CELL - 2:
+        return line
+    return next(f"{line[:end]}..." for end in range(len(line), -1, -1) if draw.textlength(f"{line[:end]}...", SMALL) <= CELL - 2)
+
+
 def draw_words(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, words: list[str], cue: str) -> None:
     """Draw the first words in their order, and write the rank of the cue among all words."""
     for place, word in enumerate(words[:ACROSS]):
         x = LEFT + place * CELL
         if word in concept_index():  # an attribute has no emoji
             sheet.paste(emoji(word), (x + (CELL - EMOJI) // 2, y))
-        name = word if draw.textlength(word, SMALL) < CELL - 2 else word.split()[-1]
-        draw.text((x + CELL // 2, y + EMOJI + 2), name, GREEN if word == cue else FAINT, SMALL, anchor="ma")
+        for number, line in enumerate(in_two_lines(draw, word)):
+            where = (x + CELL // 2, y + EMOJI + 2 + number * SMALL_LINE)
+            draw.text(where, line, GREEN if word == cue else FAINT, SMALL, anchor="ma")
         if word == cue:
-            draw.rectangle((x + 3, y - 4, x + CELL - 4, y + EMOJI + LINE + 3), outline=GREEN, width=2)
+            draw.rectangle((x + 3, y - 4, x + CELL - 4, y + EMOJI + NAME + 3), outline=GREEN, width=2)
     label = f"{cue}: number {words.index(cue) + 1}" if cue in words else f"{cue}: not among {len(words)}"
     where = (LEFT + ACROSS * CELL + GAP, y + EMOJI // 2 - 2)
     draw.text(where, label, GREEN if cue in words else INK, FONT, anchor="lm")
@@ -52,7 +74,7 @@ def main(plants: Path, *records: Path) -> None:
     *records, target = records
     ways = [[json.loads(line) for line in path.read_text().splitlines()] for path in records]
     pairs = chosen([json.loads(line) for line in plants.read_text().splitlines()], ways[0])
-    row, head = EMOJI + LINE + GAP, LINE + GAP
+    row, head = EMOJI + NAME + GAP, LINE + GAP
     block = head + len(ways) * row + GAP
     sheet = Image.new("RGB", (LEFT + ACROSS * CELL + GAP + RIGHT, GAP + len(pairs) * block), "white")
     draw = ImageDraw.Draw(sheet)

@@ -1,10 +1,11 @@
 """Hold the tables of a run on a published model against the figures of the papers: published.py RESULTS 1|2 > published.csv
 
 Each line is `reproduced` if the published figure lies within one point of the measured one or within its interval, `off by` so
-many points up to ten, else `not`. Without an accuracy of the untouched model within three points of the published one nothing is
-reproduced: the weights, the images or the classes are others, or the model is at chance, where clip-ablate fails. Words are
-reproduced if the four of largest coefficient are the published ones with their signs, in any order; with fewer, the line says how
-many. A figure that no table has is `not measured`.
+many points up to ten, else `not`; `too few images` if the interval is wider than ten points and so decides nothing. Without an
+accuracy of the untouched model within three points of the published one every line is `not`: the weights, the images or the
+classes are others, or the model is at chance, where clip-ablate fails. Words are reproduced if the four of largest coefficient
+are the published ones with their signs, in any order; with fewer, the line says how many. Else a figure that no table has is
+`not measured`.
 """
 
 import csv
@@ -17,7 +18,7 @@ from result_tables import MissingTableError, Share, TableError, Tables, points
 
 UNTOUCHED = {"1": 0.632, "2": 0.707}
 """Zero-shot accuracy on ImageNet of OpenAI's ViT-B-32 (CLIP, arXiv 2103.00020, Table 11) and of RN50x16 (paper 2, Fig. 1)."""
-SAME, CLOSE, OFF = 0.03, 0.01, 0.1
+SAME, CLOSE, OFF, WIDE = 0.03, 0.01, 0.1, 0.1
 LATE = {"8", "9", "10"}
 WORDS = {
     "4": ("+snowy", "+frost", "-closings", "+advent"),
@@ -27,7 +28,7 @@ WORDS = {
 }
 """The words of four neurons of layer 9 of ViT-B-32 (paper 1, Table 2)."""
 LAYER = "9"
-REPRODUCED, NOT, MISSING = "reproduced", "not", "not measured"
+REPRODUCED, NOT, MISSING, FEW = "reproduced", "not", "not measured", "too few images"
 
 
 class Line(NamedTuple):
@@ -54,6 +55,8 @@ class Figure(NamedTuple):
 def verdict(published: float, measured: Share) -> str:
     """Return how far a measured figure is from the published one."""
     gap = measured.value - published
+    if measured.high - measured.low > WIDE:
+        return FEW
     if abs(gap) <= CLOSE or measured.low <= published <= measured.high:
         return REPRODUCED
     return f"off by {100 * gap:+.1f} points" if abs(gap) <= OFF else NOT
@@ -181,6 +184,8 @@ def main(folder: Path, paper: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[2] not in UNTOUCHED:
+        sys.exit("usage: published.py RESULTS 1|2")
     try:
         main(Path(sys.argv[1]), sys.argv[2])
     except TableError as error:

@@ -1,4 +1,4 @@
-"""Draw scenes with their label maps by several methods: right names in the colours of the ground truth, wrong names in grey."""
+"""Draw scenes with their label maps by several methods, cut by the true masks: right names in colour, others grey."""
 
 import json
 import sys
@@ -14,11 +14,11 @@ COLOURS = ((230, 75, 60), (50, 130, 220), (240, 190, 40))  # of the emoji of a s
 FONT = ImageFont.load_default(13)
 
 
-def coloured(labels: np.ndarray, shown: list[int]) -> Image.Image:
-    """Return a label map [y, x] in the colours of the scene's emoji."""
-    pixels = np.where((labels > 0)[..., None], WRONG, GROUND).astype(np.uint8)
+def coloured(labels: np.ndarray, truth: np.ndarray, shown: list[int]) -> Image.Image:
+    """Return the pixels of a label map [y, x] that have the right name, in the emoji's colours; other objects are grey."""
+    pixels = np.where((truth > 0)[..., None], WRONG, GROUND).astype(np.uint8)
     for label, colour in zip(shown, COLOURS, strict=False):
-        pixels[labels == label] = colour
+        pixels[(labels == label) & (truth == label)] = colour
     return Image.fromarray(pixels)
 
 
@@ -33,12 +33,12 @@ def main(work: Path, target: Path, methods: list[str]) -> None:
         draw.text((GAP + column * (CELL + GAP), GAP), title, FAINT, FONT)
     for row, scene in enumerate(scenes):
         shown = [classes.index(name) + 1 for name in scene["names"]]
-        slots = np.asarray(Image.open(work / "scenes" / scene["masks"]))
+        truth = np.array([0, *shown])[np.asarray(Image.open(work / "scenes" / scene["masks"]))]  # [y, x]
         stem = Path(scene["image"]).stem
-        cells = [Image.open(work / "scenes" / scene["image"]), coloured(np.array([0, *shown])[slots], shown)]
+        cells = [Image.open(work / "scenes" / scene["image"]), coloured(truth, truth, shown)]
         for method in methods:
             labels = np.asarray(Image.open(work / "maps" / method / f"{stem}.labels.png"))
-            cells.append(coloured(np.where(slots > 0, labels, 0), shown))  # the true background is left out
+            cells.append(coloured(labels, truth, shown))
         for column, cell in enumerate(cells):
             sheet.paste(cell.resize((CELL, CELL)), (GAP + column * (CELL + GAP), LINE + GAP + row * (CELL + GAP)))
     sheet.quantize(200, dither=Image.Dither.NONE).save(target, optimize=True)

@@ -31,7 +31,8 @@ class Share(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{100 * self.value:.1f} % ({100 * self.low:.1f}–{100 * self.high:.1f})"
+        interval = f" ({100 * self.low:.1f}–{100 * self.high:.1f})" if self.low < self.high else ""
+        return f"{100 * self.value:.1f} %{interval}"
 
     def __neg__(self) -> "Share":
         return Share(-self.value, -self.high, -self.low)

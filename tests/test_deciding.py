@@ -32,12 +32,12 @@ def decide(results: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, EXAMPLES / "deciding.py", results], capture_output=True, text=True, check=False)
 
 
-def rows(results: Path) -> dict[tuple[str, str, str], dict[str, str]]:
-    """Return the lines by claim, what is varied, and the other setting."""
+def rows(results: Path) -> dict[tuple[str, str, str, str], dict[str, str]]:
+    """Return the lines by claim, figure, what is varied, and the other setting."""
     done = decide(results)
     assert done.returncode == 0, done.stderr
     lines = csv.DictReader(done.stdout.splitlines()[1:])
-    return {(line["claim"], line["varied"], line["b_setting"]): line for line in lines}
+    return {(line["claim"], line["figure"], line["varied"], line["b_setting"]): line for line in lines}
 
 
 def change(table: Path, start: str, edit: Callable[[list[str]], list[str]]) -> None:
@@ -49,8 +49,8 @@ def change(table: Path, start: str, edit: Callable[[list[str]], list[str]]) -> N
 
 
 def test_nothing_moves_between_equal_tables(results: Path) -> None:
-    same = [line for (_, varied, _), line in rows(results).items() if varied == SPARSITY]
-    assert len(same) == 9
+    same = [line for (_, _, varied, _), line in rows(results).items() if varied == SPARSITY]
+    assert len(same) == 10
     assert {line["moves"] for line in same} == {"no", "no sign"}
     assert all(re.match(r"-?0\.000", line["difference"]) and line["a"] == line["b"] for line in same)
 
@@ -62,7 +62,7 @@ def test_a_finding_moves_where_the_control_differs(results: Path) -> None:
     change(results / "dense" / "ablation.csv", "second,neurons,5 6,small", accuracy)
     maps = results / "dense" / "resnet-segmentation.csv"
     change(maps, '"several",128,"pairs","left out"', lambda cells: [*cells[:8], "0.01", *cells[9:]])
-    by_claim = {claim: line["moves"] for (claim, varied, _), line in rows(results).items() if varied == SPARSITY}
+    by_claim = {claim: line["moves"] for (claim, _, varied, _), line in rows(results).items() if varied == SPARSITY}
     assert by_claim.pop("effects are selective: those below τ do little") == "yes"
     assert by_claim.pop("the pairs' label maps segment best") == "sign"
     assert set(by_claim.values()) == {"no", "no sign"}
@@ -71,14 +71,18 @@ def test_a_finding_moves_where_the_control_differs(results: Path) -> None:
 def test_the_number_of_concepts_is_compared_with_the_table_of_few(results: Path) -> None:
     figures = ["0.2", "0.19", "0.21", "0.5", "0.21"]
     change(results / "few-rn.csv", "pooled,neurons,4,pc,1", lambda cells: [*cells[:10], *figures, *cells[15:]])
-    line = rows(results)["a neuron has several directions", "number of concepts", "every tenth concept"]
+    (line,) = [
+        line
+        for key, line in rows(results).items()
+        if key[0] == "a neuron has several directions" and key[2] == "number of concepts"
+    ]
     assert line["moves"] == "yes" and line["b"].startswith("-0.")
 
 
 def test_without_the_control_the_other_experiments_remain(results: Path) -> None:
     shutil.rmtree(results / "dense")
     left = rows(results)
-    assert len(left) >= 12 and not any(varied == SPARSITY for _, varied, _ in left)
+    assert len(left) >= 12 and not any(varied == SPARSITY for _, _, varied, _ in left)
 
 
 def test_a_missing_line_ends_it_with_its_name(results: Path) -> None:

@@ -81,6 +81,21 @@ def test_another_accuracy_reproduces_nothing(tmp_path: Path) -> None:
     assert verdicts == {"not"}
 
 
+def test_an_interval_that_decides_nothing_reproduces_nothing(tmp_path: Path) -> None:
+    wide = {"low": "0.52", "high": "0.98"}
+    rows = [row(0.71, change="untouched"), row(0.70, change="pc", units="pairs", **wide)]
+    found = published(tables(tmp_path, pcs=rows), "2")
+    assert found["pairs replaced by one PC"] == ("70.0 % (52.0–98.0)", "too few images")
+
+
+@pytest.mark.parametrize("arguments", [(), ("folder",), ("folder", "3")])
+def test_arguments_that_are_no_paper(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "published.py"), *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stderr == "usage: published.py RESULTS 1|2\n"
+
+
 def test_the_second_paper_and_missing_tables(tmp_path: Path) -> None:
     rows = [row(0.71, change="untouched"), row(0.709, change="pc", units="pairs")]
     rows += [row(value, change="pc", units="neurons", components=c) for c, value in (("1", 0.669), ("2", 0.65), ("4", 0.4))]
