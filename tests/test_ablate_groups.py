@@ -96,6 +96,9 @@ def test_groups_without_images_are_left_out(capsys: pytest.CaptureFixture[str]) 
     record = figures.fields(0)
     assert [each["group"] for each in record["groups"]] == ["v/cow/sea", "v/cow/sky"]
     assert [each["task"] for each in record["tasks"]] == ["v"]
+    sized = GroupFigures(groups, AblateRequest(groups="folders", train_sizes="1,1,5,0,0"), [])
+    with pytest.raises(UsageError, match="none of the groups that were read has a training image: v/cow/sea, v/cow/sky"):
+        sized.compute(table)
 
 
 def test_tasks_have_classes_of_their_own() -> None:
@@ -135,12 +138,15 @@ def test_training_sizes() -> None:
         assert training_sizes(given, groups) == {"a/x": 3, "a/y": 5}
     assert training_sizes("table", groups) == {"a/x": 4, "a/y": 0} and training_sizes(None, groups) is None
     bare = ImageGroups(groups.of, groups.names, ())
+    two = ImageGroups(groups.of, groups.names, (GroupTask("s", (0,), (0, 1)), GroupTask("t", (1,), (0, 1))), groups.training)
     for given, source, message in (
         ("3", groups, "expected a number for each group"),
         ("a/x=3,b=5", groups, "expected a number for each group"),
         ("3,many", groups, "expected whole numbers"),
         ("0,0", groups, "expected whole numbers"),
         ("table", bare, "the groups come from no table"),
+        ("4,0", two, "none of the groups a/y has a training image"),
+        ("table", two, "none of the groups a/y has a training image"),
     ):
         with pytest.raises(UsageError, match=message):
             training_sizes(given, source)
@@ -239,9 +245,16 @@ def test_the_same_weights_differ_in_nothing(suite: Suite, birds: Path) -> None:
     same = ("n", "top1", "top5", "groups", "worst", "average", "gap")
     assert {key: other[key] for key in same} == {key: untouched[key] for key in same}
     assert other["agreement"] == 1 and other["cosine"] == pytest.approx(1, abs=1e-5)
-    assert all(part == {"value": 0, "low": 0, "high": 0} for name, part in other["difference"].items() if name != "groups")
+    assert all(
+        part["value"] == 0 and part["low"] < 0 < part["high"] for name, part in other["difference"].items() if name != "groups"
+    )
     _, means, last = ct.ablate(bundle, images, labels, against=folder, ablate="all", **COMMON)
-    assert set(means["difference"]) == {"top1"} and last["difference"] == {"top1": {"value": 0, "low": 0, "high": 0}}
+    assert set(means["difference"]) == {"top1"} and set(last["difference"]) == {"top1"}
+    assert last["difference"]["top1"] == {
+        "value": 0,
+        "low": pytest.approx(-1.96 / 8, abs=1e-4),
+        "high": pytest.approx(1.96 / 8, abs=1e-4),
+    }
 
 
 def test_misuse(suite: Suite, birds: Path, tmp_path: Path) -> None:

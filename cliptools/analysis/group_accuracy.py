@@ -20,7 +20,18 @@ An average has the percentiles [q, Q] of its draws. The minimum of groups of nea
 the sample and once more in its draws: percentiles of `worst` then contain the true value in 55 to 75 % of samples, those of `gap`
 never. So these two, with value x, have the hull of the percentiles and of the basic interval [2x - Q, 2x - q], which takes the
 bias back: in simulation (4 groups of 50 or 200 images, accuracies of 0.65 to 0.97, equal or not) it contains the true value in 90
-to 98 % of samples. `worst` also has the whole Wilson interval of its group, as a group without an error never varies in a draw.
+to 98 % of samples.
+
+A group without an error never varies in a draw, nor does a difference between rows that agree on all images, however few images
+there are. Every interval therefore also contains the one that closed forms give. For a figure sum_g c_g a_g of groups with
+Wilson's intervals [l_g, u_g], and likewise for means over tasks and for the gap, that is (Zou and Donner 2008)
+
+    [x - sqrt(sum_g (c_g (a_g - l_g))^2), x + sqrt(sum_g (c_g (u_g - a_g))^2)]        with l_g and u_g exchanged where c_g < 0
+
+A difference d_i of two rows on the n images of a group has, with half an image added to each of the four outcomes of a pair
+(Agresti and Min 2005), N = n + 2,
+
+    sum_i d_i / N  +-  1.96 sqrt(1 + sum_i d_i^2 - (sum_i d_i)^2 / N) / N
 """
 
 from collections.abc import Sequence
@@ -29,7 +40,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int
 
-from cliptools.analysis.zero_shot import wilson
+from cliptools.analysis.zero_shot import Z, wilson
 
 DRAWS = 2000
 DRAWS_AT_ONCE = 100
@@ -103,6 +114,7 @@ class GroupAccuracies:
             weight: Sizes of the groups in a training set, for `weighted`.
             seed: Random seed of the bootstrap.
         """
+        self._h, self._group, self._weight = h, group, weight
         self.count: Int[np.ndarray, " g"] = np.bincount(group, minlength=groups)
         self.accuracy = accuracy_per_group(h, group, groups)  # (s, g)
         self._drawn = draw_accuracies(h, group, groups, draws, seed)  # (b, s, g)
@@ -127,11 +139,41 @@ class GroupAccuracies:
         now, old = np.atleast_1d(s), np.atleast_1d(before)
         value = self.accuracy[now].mean(0) - self.accuracy[old].mean(0)  # (g)
         drawn = self._drawn[:, now].mean(1) - self._drawn[:, old].mean(1)  # (b, g)
-        return [_estimate("group", float(x), drawn[:, g]) for g, x in enumerate(value)]
+        closed = self._paired(now, old)
+        return [_hull(_estimate("group", float(x), drawn[:, g]), closed[g]) for g, x in enumerate(value)]
 
     def differences(self, s: Rows, before: Rows) -> dict[str, Estimate]:
         """The figures of row s less those of row `before`, on the same images; the worst groups may be different groups."""
         return mean_differences([self], s, before)
+
+    def closed(self, s: Rows) -> dict[str, Estimate]:
+        """The figures of row s with the intervals of closed forms."""
+        groups = self.groups(s)
+        return self._of_groups(groups, groups[self.worst_group(s)])
+
+    def closed_differences(self, s: Rows, before: Rows) -> dict[str, Estimate]:
+        """The figures of row s less those of row `before` with the intervals of closed forms."""
+        pairs = self._paired(np.atleast_1d(s), np.atleast_1d(before))
+        worst, old_worst = self.worst_group(s), self.worst_group(before)
+        if worst == old_worst:
+            return self._of_groups(pairs, pairs[worst])
+        return self._of_groups(pairs, _combined([self.groups(s)[worst], self.groups(before)[old_worst]], np.array([1.0, -1.0])))
+
+    def _of_groups(self, groups: Sequence[Estimate], worst: Estimate) -> dict[str, Estimate]:
+        """The figures of accuracies of groups, or of their differences."""
+        estimates = {"worst": worst, "average": _combined(groups, self.count / self.count.sum())}
+        if self._weight is not None:
+            estimates["weighted"] = _combined(groups, self._weight / self._weight.sum())
+        return estimates | {"gap": _combined([estimates.get("weighted", estimates["average"]), worst], np.array([1.0, -1.0]))}
+
+    def _paired(self, now: Int[np.ndarray, " r"], old: Int[np.ndarray, " q"]) -> list[Estimate]:
+        """The difference of each group with Agresti and Min's interval."""
+        d = self._h[now].mean(0) - self._h[old].mean(0)  # (n)
+        N, total = self.count + 2, np.bincount(self._group, d, len(self.count))
+        squares = np.bincount(self._group, d**2, len(self.count))
+        half = Z * np.sqrt(1 + squares - total**2 / N) / N  # (g)
+        ends = zip((total / self.count).tolist(), (total / N - half).tolist(), (total / N + half).tolist(), strict=True)
+        return [Estimate(x, min(x, low), max(x, high)) for x, low, high in ends]
 
 
 def mean_figures(tasks: Sequence[GroupAccuracies], s: Rows) -> dict[str, Estimate]:
@@ -140,20 +182,38 @@ def mean_figures(tasks: Sequence[GroupAccuracies], s: Rows) -> dict[str, Estimat
     The worst group is then the mean of the tasks' worst groups. Draws of the tasks need different seeds.
     """
     rows = np.atleast_1d(s)
-    estimates = {name: _estimate(name, *_means(tasks, name, rows)) for name in tasks[0]._figures}
-    if len(tasks) == len(rows) == 1:
-        (value, low, high), worst = tasks[0].groups(s)[tasks[0].worst_group(s)], estimates["worst"]
-        estimates["worst"] = Estimate(value, min(low, worst.low), max(high, worst.high))
+    closed = _over_tasks([task.closed(s) for task in tasks])
+    estimates = {name: _hull(_estimate(name, *_means(tasks, name, rows)), closed[name]) for name in tasks[0]._figures}
     return {name: Estimate(x.value, max(0.0, x.low), min(1.0, x.high)) for name, x in estimates.items()}
 
 
 def mean_differences(tasks: Sequence[GroupAccuracies], s: Rows, before: Rows) -> dict[str, Estimate]:
     """The figures of row s, as means over tasks, less those of row `before` on the same images."""
     estimates = {}
+    closed = _over_tasks([task.closed_differences(s, before) for task in tasks])
     for name in tasks[0]._figures:
         (x, drawn), (old, old_drawn) = (_means(tasks, name, np.atleast_1d(rows)) for rows in (s, before))
-        estimates[name] = _estimate(name, x - old, drawn - old_drawn)
+        estimates[name] = _hull(_estimate(name, x - old, drawn - old_drawn), closed[name])
     return estimates
+
+
+def _over_tasks(of_tasks: Sequence[dict[str, Estimate]]) -> dict[str, Estimate]:
+    """Means over tasks of figures with the intervals of closed forms."""
+    share = np.full(len(of_tasks), 1 / len(of_tasks))
+    return {name: _combined([estimates[name] for estimates in of_tasks], share) for name in of_tasks[0]}
+
+
+def _combined(parts: Sequence[Estimate], c: Float64[np.ndarray, " part"]) -> Estimate:
+    """The sum of c times independent figures (Zou and Donner)."""
+    x, low, high = np.array(parts).T * c  # (part) each; low and high exchanged where c < 0
+    below, above = x - np.minimum(low, high), np.maximum(low, high) - x
+    value = float(x.sum())
+    return Estimate(value, value - float(np.sqrt((below**2).sum())), value + float(np.sqrt((above**2).sum())))
+
+
+def _hull(a: Estimate, b: Estimate) -> Estimate:
+    """The first figure, with an interval that contains both intervals."""
+    return Estimate(a.value, min(a.low, b.low), max(a.high, b.high))
 
 
 def _means(tasks: Sequence[GroupAccuracies], name: str, rows: Int[np.ndarray, " r"]) -> tuple[float, Float64[np.ndarray, " b"]]:

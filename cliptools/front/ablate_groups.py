@@ -131,11 +131,18 @@ class GroupFigures:
             self._names.append([self.groups.names[g] for g in groups])
 
     def _weight(self, groups: Sequence[int]) -> Float64[np.ndarray, " g"] | None:
-        """Return the training sizes of groups; None if none is above 0, or there are no sizes."""
+        """Return the training sizes of groups; None without sizes.
+
+        Raises:
+            UsageError: they are all 0.
+        """
         if self.sizes is None or self.groups is None:
             return None
-        weight = np.array([self.sizes[self.groups.names[g]] for g in groups], np.float64)
-        return weight if weight.sum() > 0 else np.ones(len(groups))
+        names = [self.groups.names[g] for g in groups]
+        weight = np.array([self.sizes[name] for name in names], np.float64)
+        if not weight.any():
+            raise UsageError(f"--train-sizes: none of the groups that were read has a training image: {', '.join(names)}")
+        return weight
 
     def fields(self, s: int) -> dict[str, Any]:
         """Return the fields of the record of setting s; empty if no figures were computed."""
@@ -206,7 +213,7 @@ def training_sizes(given: str | Mapping[str, int] | None, groups: ImageGroups) -
     if given == TABLE:
         if groups.training is None:
             raise UsageError(f"--train-sizes {TABLE}: the groups come from no table with rows of the split train; {expected}")
-        return dict(groups.training)
+        return _with_images(dict(groups.training), given, groups)
     if isinstance(given, str):
         parts = [part.strip() for part in given.split(",")]
         names = [part.rpartition("=")[0].strip() for part in parts]
@@ -220,4 +227,13 @@ def training_sizes(given: str | Mapping[str, int] | None, groups: ImageGroups) -
     if any(size is None or size < 0 for size in sizes) or not any(sizes):
         raise UsageError(f"--train-sizes {given}: expected whole numbers, one of them above 0; {expected}")
     by_name = dict(zip(names, (size or 0 for size in sizes), strict=True))
-    return {name: by_name[name] for name in groups.names}
+    return _with_images({name: by_name[name] for name in groups.names}, given, groups)
+
+
+def _with_images(sizes: dict[str, int], given: object, groups: ImageGroups) -> dict[str, int]:
+    """Return training sizes, checked for a task all of whose groups have none."""
+    for task in groups.tasks:
+        names = [groups.names[g] for g in task.groups]
+        if not any(sizes[name] for name in names):
+            raise UsageError(f"--train-sizes {given}: none of the groups {', '.join(names)} has a training image")
+    return sizes
