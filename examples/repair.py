@@ -208,7 +208,7 @@ class Repairs:
             return {}
         part: Bundle = self.bundle.select(np.sort(rows))
         scenes = MEANS if how == "zero" and not self.pairs else None  # means of pairs are in the bundle
-        edited = ct.edit(part, writes=named, how=how, model=self.model, limit=scenes)
+        edited = ct.edit(part, writes=named if how == "null" else (), how=how, model=self.model, limit=scenes)
         return image_weights(edited)
 
     def choose_heads(self, validation: Grouped, plant: Plant) -> Int[Tensor, " head"]:

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 import click
@@ -150,6 +151,37 @@ def refuse_shared_input(context: click.Context) -> None:
     if bundle is not None and not context.params[str(bundle.name)]:
         other = "--bundle FILE" if isinstance(bundle, click.Option) else "BUNDLE"
         raise UsageError(f"{labels[0]} and the bundle cannot both come from standard input: name {other}")
+
+
+FILES_READ = INPUTS | {"concepts", "explained", "means"}
+OUTPUTS = ("output", "plot", "summary", "bundle_out", "per_image")
+SAME_KIND = {"clip-decompose", "clip-merge", "clip-view"}
+"""Commands that may replace the bundle that they read, by one made from it."""
+
+
+def refuse_replaced_input(context: click.Context) -> None:
+    """Reject a command line whose output would replace a file that the run reads.
+
+    Raises:
+        UsageError: An output is one of the inputs, by whatever name.
+    """
+    options = {str(option.name): option for option in context.command.params}
+    named = {name: path for name in OUTPUTS if isinstance(path := context.params.get(name), Path) and path.is_file()}
+    if context.command.name in SAME_KIND:
+        named.pop("output", None)
+    for name in FILES_READ & options.keys():
+        value = context.params[name]
+        for part in value if isinstance(value, tuple | list) else [value]:
+            for output, path in named.items():
+                if isinstance(part, str | Path) and _is_file(part) and path.samefile(part):
+                    raise UsageError(f"{_name(options[output])} {path}: an input of this run; name another file")
+
+
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a text that is no name of a file
+        return False
 
 
 def _name(option: click.Parameter) -> str:

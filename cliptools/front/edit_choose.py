@@ -94,7 +94,7 @@ def choose_units(bundle: Bundle, request: EditRequest, choice: ChoiceRequest) ->
     units, worst, loss = ([record[name] for record in trials] for name in ("units", "worst", "loss"))
     best = best_trial(units, worst, loss, _worst(figures), choice.loss)
     edited = edits[best]
-    random = editor_of(_random_units(bundle, edited), None, _unscored(request)).edited()
+    random = editor_of(_random_units(bundle, edited), None, _unscored(request, edited.record["how"])).edited()
     on_test = measure_groups(model, [{}, image_weights(edited), image_weights(random)], test, choice)
     record: Record = {"groups": choice.groups, "limit": choice.loss, "trials": trials, "chosen": edited.record["count"]}
     record["validation"] = {"images": _images(validation), "before": figures.fields(0), "after": figures.fields(best + 1)}
@@ -234,10 +234,15 @@ def _random_units(bundle: Bundle, edited: Edited) -> Bundle:
     return bundle.select(np.sort(np.random.default_rng(0).choice(others, count, replace=False)))
 
 
-def _unscored(request: EditRequest) -> EditRequest:
-    return replace(request, sees=(), by=None, head=None, layers=None)
+def _unscored(request: EditRequest, how: str) -> EditRequest:
+    """Return the request for units that are given; of those at their means, without texts."""
+    writes = () if how == "zero" else request.writes
+    return replace(request, sees=(), writes=writes, by=None, head=None, layers=None, how=how)
 
 
 def _images(grouped: Grouped) -> Record:
-    names = grouped.images.source.names
-    return {"count": len(names), "digest": list_digest(list(names))}
+    """Return the number of images, and a digest of their names and contents: names below two folders may be the same."""
+    source = grouped.images.source
+    assert isinstance(source, ListedImages)  # as open_grouped opens them
+    contents = [(source.content(index) or b"").hex() for index in range(len(source.names))]
+    return {"count": len(source.names), "digest": list_digest([*source.names, *contents])}

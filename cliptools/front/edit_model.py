@@ -4,7 +4,7 @@ The equations are in analysis/weight_edit.py, the score of units in analysis/cue
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,6 @@ from cliptools.analysis.weight_edit import (
     pooled_at_mean,
 )
 from cliptools.console import count_of, summarise
-from cliptools.devices import to_float64
 from cliptools.errors import ModelError, UsageError
 from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.edit_means import MeanImages, bundle_means, open_mean_images, pooled_means, record_of, token_means
@@ -37,22 +36,22 @@ from cliptools.front.edit_units import (
     Line,
     effect_of_units,
     kind_of,
+    text_vectors,
     units_by_score,
     units_of_bundle,
     units_of_lines,
 )
 from cliptools.front.edited import EXPLANATION, Edited
 from cliptools.front.unit_records import unit_keys
-from cliptools.front.vocabulary import Vocabulary, default_vocabulary_of, vocabulary
+from cliptools.front.vocabulary import Vocabulary
 from cliptools.io.bundle import Bundle
-from cliptools.io.header import Header, digest, model_difference, recorded_model
+from cliptools.io.header import Header, model_difference, recorded_model
 from cliptools.io.jsonl import rounded
 from cliptools.models.architecture import tensors_sha256
 from cliptools.models.checkpoints.edited import KIND, open_clip_settings, stored
 from cliptools.models.load import DTYPE, LoadedModel, Precision, load_recorded_model
 from cliptools.models.origin import find_origin
-from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
-from cliptools.text.vocabularies import Pool
+from cliptools.models.text_encoder import check_template_options, recorded_templates
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import ClassToken
 from cliptools.unit_effects.factored import unit_blocks_of
@@ -87,6 +86,11 @@ class EditRequest:
     cache: bool = True
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments for the history of the file."""
+
+    @property
+    def scored(self) -> bool:
+        """True if the units of a bundle are chosen by what they see and write."""
+        return bool(self.sees or (self.writes and self.head))
 
     def check(self) -> None:
         """Reject invalid arguments before any input is read.
@@ -141,7 +145,10 @@ def editor_of(bundle: Bundle | None, lines: Sequence[Line] | None, request: Edit
         recorded = chosen.model
     assert recorded is not None
     model = _model(recorded, request)
-    v = _text_vectors(model, chosen, request)
+    texts = dict.fromkeys((*request.sees, *request.writes))
+    for unit_texts in () if chosen is None else chosen.writes:
+        texts.update(dict.fromkeys(unit_texts))
+    v = text_vectors(model, tuple(texts), request.texts, request.templates, request.cache)
     if chosen is None:
         assert bundle is not None
         chosen = _units_of_bundle(bundle, v, request)
@@ -167,32 +174,19 @@ def _model(recorded: dict[str, Any], request: EditRequest) -> LoadedModel:
     return model
 
 
-def _text_vectors(model: LoadedModel, chosen: ChosenUnits | None, request: EditRequest) -> dict[str, Float[Tensor, " d"]]:
-    """Return the embedding of every text of the edit, less the mean of the vocabulary."""
-    texts = dict.fromkeys((*request.sees, *request.writes))
-    for unit_texts in () if chosen is None else chosen.writes:
-        texts.update(dict.fromkeys(unit_texts))
-    names = tuple(texts)
-    if not names:
-        return {}
-    pool = default_vocabulary_of(model.name) if request.texts is None else vocabulary(request.texts)
-    mean = to_float64(encode_named(model, pool, request.templates, use_cache=request.cache)).mean(0)  # (d)
-    t = encode_named(model, Pool("texts", names, digest(*names)), request.templates, use_cache=request.cache)  # (text, d)
-    return dict(zip(names, to_float64(t) - mean, strict=True))
-
-
 def _units_of_bundle(bundle: Bundle, v: Mapping[str, Float[Tensor, " d"]], request: EditRequest) -> ChosenUnits:
     """Return the units of a bundle: the first by score with --sees, or with --writes and --head; else all."""
+    whole = bundle.digest
     if request.layers is not None:
         bundle = bundle.select(by_layers(bundle, request.layers))
-    every_unit = units_of_bundle(bundle, request.writes)
-    if not request.sees and not (request.writes and request.head):
+    every_unit = replace(units_of_bundle(bundle, request.writes), digest=whole)
+    if not request.scored:
         return every_unit
     kind = kind_of(every_unit.unit)
     s, t = (torch.stack([v[text] for text in texts]) if texts else torch.zeros(0, 0) for texts in (request.sees, request.writes))
     by = request.by or ("cue" if kind == "pairs" else "cue-not-class")
     chosen = units_by_score(bundle, request.sees, request.writes, s, t, by)
-    return chosen.first(HEAD[kind] if request.head is None else request.head)
+    return replace(chosen.first(HEAD[kind] if request.head is None else request.head), digest=whole)
 
 
 class Editor:
@@ -225,6 +219,11 @@ class Editor:
         if self.how == "null" and self.kind != self._null_kind:
             raise UsageError(
                 f"--how null is for neurons of a ViT and for pairs of a ResNet; {self.kind} of this model have --how zero"
+            )
+        if self.how == "zero" and request.writes and not (request.scored and chosen.score is not None):
+            raise UsageError(
+                "--writes has no effect: units at their means (--how zero) write nothing that varies, and without --sees or "
+                "--head no text chooses them"
             )
         self.early = not self.pooled and self.kind == "heads" and bool((self.unit[:, 0] < self._read_once).any())
         if self.early and not request.approximate and not request.mask:
@@ -371,14 +370,17 @@ class Editor:
         identity["parent"] = parent
         units = self.unit_records(removed)
         figures: dict[str, Any] = {"edit": self.explanation, "how": self.how, "exact": not self.early, "count": len(units)}
-        figures |= {"sees": list(request.sees), "writes": list(dict.fromkeys(t for texts in self.chosen.writes for t in texts))}
+        texts = self.chosen.writes if self.how == "null" or request.scored else ()
+        figures |= {"sees": list(request.sees), "writes": list(dict.fromkeys(t for of_unit in texts for t in of_unit))}
         if removed is not None and overlap is not None:
             figures["removed"] = {"mean": rounded(np.mean(removed)), "largest": rounded(max(removed))}
             figures["overlap"] = rounded(overlap)
         settings = figures | {"units": self.kind, "templates": recorded_templates(request.templates)}
         settings |= {"precision": request.precision, "names": self.unit.tolist(), "bundle": self.chosen.digest}
         history = [] if self.chosen.bundle is None else self.chosen.bundle.header.history
-        header = Header(KIND, identity, self.images, settings, list(history)).after(TOOL, dict(request.arguments))
+        idle = [*(["approximate"] if not self.early else []), *(["seed"] if not self.images else [])]  # what changed nothing
+        arguments = {key: value for key, value in request.arguments.items() if key not in idle}
+        header = Header(KIND, identity, self.images, settings, list(history)).after(TOOL, arguments)
         record = {"units": units} | figures | {"precision": request.precision, "images": self.images or None}
         record |= {"before": model.sha256, "after": after, "model": recorded_model(identity), "bundle": self.chosen.digest}
         record |= {"history": header.history}

@@ -10,13 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cliptools.analysis.cue_units import cue_scores, write_scores
+from cliptools.devices import to_float64
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.bundles import require_neurons
 from cliptools.front.mismatch import require_read
+from cliptools.front.vocabulary import Vocabulary, default_vocabulary_of, vocabulary
 from cliptools.io.bundle import Bundle
-from cliptools.io.header import NAMED, SETTLED, model_difference, reason_of
+from cliptools.io.header import NAMED, SETTLED, digest, model_difference, reason_of
 from cliptools.io.jsonl import unit_name
 from cliptools.models.load import LoadedModel
+from cliptools.models.text_encoder import encode_named
+from cliptools.text.vocabularies import Pool
 from cliptools.towers.kinds import supported_tower
 from cliptools.unit_effects.factored import FactoredEffect
 from cliptools.unit_effects.select import factored_effect, pools_by_attention
@@ -80,9 +84,9 @@ def units_of_lines(lines: Iterable[Line], writes: Sequence[str], bundle: Bundle 
     if not texts:
         raise StreamError("none of the lines names a unit with a positive share")
     if bundle is not None and (difference := model_difference(bundle.header.model, model)):
-        raise StreamError(f"--bundle: a bundle of another model than that of the lines{reason_of(difference)}")
-    digest = next(iter(digests)) if len(digests) == 1 else None
-    return ChosenUnits(np.array(list(texts), np.int32), tuple(map(tuple, texts.values())), None, model, bundle, digest)
+        raise StreamError(f"the bundle for means is of another model than that of the lines{reason_of(difference)}")
+    source = next(iter(digests)) if len(digests) == 1 else None
+    return ChosenUnits(np.array(list(texts), np.int32), tuple(map(tuple, texts.values())), None, model, bundle, source)
 
 
 def _model(record: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -201,6 +205,23 @@ def kind_of(unit: Int[np.ndarray, "u 3"]) -> str:
         first = unit_name(*unit[0].tolist())
         raise UsageError(f"units of several kinds ({', '.join(sorted(kinds))}; the first is {first}): edit one kind at a time")
     return kinds.pop()
+
+
+def text_vectors(
+    model: LoadedModel, names: tuple[str, ...], texts: Vocabulary, templates: Sequence[str], cache: bool
+) -> dict[str, Float[Tensor, " d"]]:
+    """Return the embedding of every text, less the mean of the vocabulary.
+
+    Args:
+        names: The texts, each once.
+        texts: The vocabulary; None for that of the model.
+    """
+    if not names:
+        return {}
+    pool = default_vocabulary_of(model.name) if texts is None else vocabulary(texts)
+    mean = to_float64(encode_named(model, pool, templates, use_cache=cache)).mean(0)  # (d)
+    t = encode_named(model, Pool("texts", names, digest(*names)), templates, use_cache=cache)  # (text, d)
+    return dict(zip(names, to_float64(t) - mean, strict=True))
 
 
 NOT_IN_WEIGHTS = {

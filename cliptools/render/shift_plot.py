@@ -12,11 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cliptools.render.figure_file import LIGHT, figure_bytes, figure_style, kind_of, load_matplotlib
+from cliptools.render.figure_file import LIGHT, figure_bytes, figure_style, kind_of, load_matplotlib, shortened
 
 COLUMNS = 4  # panels side by side, at most
 INK, FAINT, ALARM, LABEL, LABEL_INK = "#1c1c1c", "#6b6b6b", "#c0392b", "#9bb7d4", "#44698f"
 MOST_TICKS = 8
+MOST_NAMES = 16  # names of groups without an order below an axis of the usual width; for more, it is wider
+LONGEST_TITLE = 34  # characters
 LONGEST_GROUP = 24  # characters of a group below the axis
 LEAST_RANGE = 0.25  # an axis begins at zero where the means and intervals cover this share of the way from it
 STEP = 1.6  # groups follow each other where their distance is less than this many of the smallest distance
@@ -34,6 +36,8 @@ class Panel(NamedTuple):
     frequency: Sequence[float | None]
     """Share of the labelled images that show the concept, 0 to 1."""
     alarm: Sequence[bool]
+    note: str = ""
+    """A line below the title."""
 
 
 def draw_shift(groups: Sequence[str], panels: Sequence[Panel], axis_label: str, path: Path) -> bytes:
@@ -49,10 +53,13 @@ def draw_shift(groups: Sequence[str], panels: Sequence[Panel], axis_label: str, 
     """
     kind = kind_of(path, "--plot")
     matplotlib = load_matplotlib()
-    columns = min(COLUMNS, len(panels))
+    wider = 1.0 if runs_in_order(groups) else max(1.0, len(groups) / MOST_NAMES)
+    columns = min(max(1, int(COLUMNS / wider)), len(panels))
     rows = math.ceil(len(panels) / columns)
     with matplotlib.rc_context(figure_style(LIGHT, 8.0)):
-        drawing = matplotlib.figure.Figure(figsize=(max(2.6 * columns + 0.6, 3.6), 1.8 * rows + 0.9), layout="constrained")
+        drawing = matplotlib.figure.Figure(
+            figsize=(max(2.6 * wider * columns + 0.6, 3.6), 1.8 * rows + 0.9), layout="constrained"
+        )
         axes = drawing.subplots(rows, columns, squeeze=False)
         for number, axis in enumerate(axes.flat):
             if number < len(panels):
@@ -60,7 +67,7 @@ def draw_shift(groups: Sequence[str], panels: Sequence[Panel], axis_label: str, 
             else:
                 axis.set_visible(False)
         drawing.supylabel(axis_label, color=FAINT, fontsize=8)
-        drawing.supxlabel("\n".join(_key(panels, 26 * columns)), color=FAINT, fontsize=7)
+        drawing.supxlabel("\n".join(_key(panels, int(26 * wider) * columns)), color=FAINT, fontsize=7)
         return figure_bytes(drawing, kind, 200)
 
 
@@ -137,7 +144,9 @@ def _draw_panel(axis: Any, groups: Sequence[str], panel: Panel, below: bool) -> 
     axis.scatter(measured, list(means.values()), color=faces, edgecolors=colours, linewidths=0.8, s=11, zorder=3)
     bottom, top = axis_range(low, high)
     cut = bottom > 0 or top < 0
-    axis.set_title(panel.title.replace("$", r"\$"), fontsize=9, pad=11 if cut else 4)
+    axis.set_title(shortened(panel.title, LONGEST_TITLE), fontsize=9, pad=4 + 8 * cut + 8 * bool(panel.note))
+    if panel.note:
+        axis.text(0, 1.02 + 0.09 * cut, panel.note, transform=axis.transAxes, fontsize=6.5, color=ALARM)
     axis.set_xlim(-0.6, len(groups) - 0.4)
     axis.set_ylim(bottom, top)
     if cut:
@@ -145,7 +154,7 @@ def _draw_panel(axis: Any, groups: Sequence[str], panel: Panel, below: bool) -> 
     elif bottom < 0 < top:
         axis.axhline(0, color=LIGHT.rule, linewidth=0.6, zorder=0)
     step = math.ceil(len(groups) / MOST_TICKS) if runs_in_order(groups) else 1
-    names = [name if len(name) <= LONGEST_GROUP else f"{name[: LONGEST_GROUP - 1]}…" for name in groups]
+    names = [shortened(name, LONGEST_GROUP) for name in groups]
     slanted = max(map(len, names)) * len(names[::step]) > 16
     turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     axis.set_xticks(list(places)[::step], names[::step], **turn)

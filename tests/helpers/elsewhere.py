@@ -196,7 +196,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_edit.py: a unit of another model than the lines before",
         "tests/test_edit.py: found nothing",
         "tests/test_edit.py: none of the lines names a unit",
-        "tests/test_edit.py: a bundle of another model than that of the lines",
+        "tests/test_edit.py: bundle for means is of another model than that of the lines",
     ),
     ("front/edited.py", "check_name"): ("tests/test_edit.py: ends in .safetensors",),
     ("front/edited.py", "refuse_own_files"): ("tests/test_edit.py: a file of the model that is edited",),

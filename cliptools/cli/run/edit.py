@@ -3,6 +3,7 @@
 front/edit_model.py edits the model, front/mask.py makes masks.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -97,10 +98,9 @@ def _check_outputs(options: EditOptions) -> None:
         raise UsageError("--mask writes a mask in place of a checkpoint: leave -o and --out-dir out")
     if options.mask is not None and options.how == "null":
         raise UsageError("--mask puts units at their means; --how null is an edit of weights: -o FILE")
-    for option, path in (("-o", options.output), ("--mask", options.mask)):
-        inputs = [file for file in (options.bundle, options.means) if file is not None]
-        if path is not None and any(file.exists() and path.exists() and file.samefile(path) for file in inputs):
-            raise UsageError(f"{option} {path}: an input of this run; name another file")
+    inputs, mask = [file for file in (options.bundle, options.means) if file is not None], options.mask
+    if mask is not None and any(file.exists() and mask.exists() and file.samefile(mask) for file in inputs):
+        raise UsageError(f"--mask {mask}: an input of this run; name another file")
 
 
 def _request(options: EditOptions) -> EditRequest:
@@ -109,7 +109,8 @@ def _request(options: EditOptions) -> EditRequest:
     means = MeanImages(
         images=list(options.paths) or None, limit=options.limit, sample=options.sample, seed=options.seed, reading=reading
     )
-    arguments = {key: value for key, value in history_arguments(options).items() if key not in NOT_RECORDED}
+    left_out = NOT_RECORDED if options.choose or options.test else NOT_RECORDED | {"choose", "test", "groups", "classes", "loss"}
+    arguments = {key: value for key, value in history_arguments(options).items() if key not in left_out}
     return EditRequest(
         sees=distinct_texts(options.sees),
         writes=distinct_texts(options.writes),
@@ -177,7 +178,8 @@ def _is_bundle(data: bytes) -> bool:
     """Return whether the input starts as safetensors: with the length of a header, which as text would be a huge number."""
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 1 << 40:
         return True
-    return bool(data) and not data.lstrip().startswith((b"{", b"["))
+    text = data.removeprefix(BOM_UTF8).strip()
+    return bool(text) and not text.startswith((b"{", b"["))
 
 
 def _write(

@@ -26,6 +26,7 @@ from cliptools.cli.run.shift_drift import (
     sample_record,
     shift_table,
     shift_warnings,
+    strays,
 )
 from cliptools.cli.run.shift_units import (
     TOOL,
@@ -89,14 +90,14 @@ def run(options: ShiftOptions) -> int:
     """
     _check_usage(options)
     output_format = "jsonl" if options.per_image else choose_format(options.output_format, options.output, "jsonl")
-    neurons = _read_bundle(options)
+    neurons, named = _read_bundle(options)
     groups = _open_groups(options)
     if not options.concepts:
-        return _exit_code(run_words(neurons, groups, options, output_format))
+        return _exit_code(run_words(neurons, named, groups, options, output_format))
     labels = _read_labels(groups, options)
     baseline = read_baseline(options.baseline) if options.baseline else None
     model = load_recorded_model(neurons.header.model, options.device)
-    source = {"settings": _settings(neurons, model.name, options, baseline)} | record_source(neurons)
+    source = {"settings": _settings(neurons, model.name, options, baseline)} | named
     if baseline is not None:
         check_baseline(baseline, options.concepts, source)
     images = Images(groups, model, options)
@@ -132,7 +133,7 @@ def _check_usage(options: ShiftOptions) -> None:
     concepts = options.concepts
     if any(not concept.strip() for concept in concepts):
         raise UsageError("no concept to look for: name a concept by --concept TEXT")
-    if len(set(concepts)) < len(concepts):
+    if len({concept.strip() for concept in concepts}) < len(concepts):
         raise UsageError("--concept: the same concept twice")
     _check_words(options)
     if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
@@ -205,8 +206,8 @@ def _check_block(options: ShiftOptions) -> None:
         raise UsageError(f"--block {block} is a column of --groups, which is not given; expected that, or a number of images")
 
 
-def _read_bundle(options: ShiftOptions) -> Bundle:
-    """Read the bundle and select the layers of --layers.
+def _read_bundle(options: ShiftOptions) -> tuple[Bundle, Record]:
+    """Read the bundle and select the layers of --layers; return it with the fields of every record that name the whole bundle.
 
     Raises:
         StreamError: the effects take more than a forward pass, or there are too few units for a concept.
@@ -214,11 +215,12 @@ def _read_bundle(options: ShiftOptions) -> Bundle:
     neurons = read_neurons(options.bundle, option="--bundle FILE", device=options.device)
     if (effect := neurons.header.settings.get("effect")) in (None, "indirect"):
         raise StreamError(f"a bundle of {effect} effects: {TOOL} needs effects from one forward pass, such as second-order ones")
+    named = record_source(neurons)
     if options.layers:
         neurons = neurons.select(by_layers(neurons, parse_layers(options.layers)))
     if neurons.units < options.units_per_concept:
         raise StreamError(f"--units-per-concept {options.units_per_concept}: the bundle has {count_of(neurons.units, 'unit')}")
-    return neurons
+    return neurons, named
 
 
 def _open_groups(options: ShiftOptions) -> Groups:
@@ -238,10 +240,16 @@ def _read_labels(groups: Groups, options: ShiftOptions) -> Labels | None:
     concepts = options.concepts
     if options.labels:
         return annotations.by_columns(groups, read_table(options.labels, options.image_column), concepts)
-    if options.truth == "scenes":
-        return annotations.by_scenes(groups, concepts)
     if options.truth:
-        return annotations.by_annotations(groups, Path(options.truth), concepts)
+        scenes = options.truth == "scenes"
+        labels = (
+            annotations.by_scenes(groups, concepts)
+            if scenes
+            else annotations.by_annotations(groups, Path(options.truth), concepts)
+        )
+        for concept in [concept for concept, column in zip(concepts, labels.T, strict=True) if not np.nan_to_num(column).any()]:
+            warn(f"--truth {options.truth} names {concept!r} for none of these images: it counts as absent from all of them")
+        return labels
     return annotations.by_class([car.name for car in groups.cars], concepts) if groups.cars else None
 
 
@@ -253,6 +261,7 @@ def _settings(neurons: Bundle, model: str, options: ShiftOptions, baseline: Base
     if options.measure == "text":
         return settings
     settings |= {"units_per_concept": options.units_per_concept, "effect": neurons.header.settings["effect"]}
+    settings |= {"layers": list(parse_layers(options.layers))} if options.layers else {}
     return settings | {"choose": way_to_choose(options, baseline)}
 
 
@@ -325,7 +334,9 @@ def panels(records: Sequence[Record], groups: Sequence[str], concepts: Sequence[
     for concept in concepts:
         row = [record_of.get((concept, group), {}) for group in groups]
         mean, error, share = ([record.get(key) for record in row] for key in ("mean", "standard_error", "frequency"))
-        plot_panels.append(Panel(concept, mean, error, share, [bool(record.get("drift", {}).get("alarm")) for record in row]))
+        alarms = [bool(record.get("drift", {}).get("alarm")) for record in row]
+        note = "its units do not follow the concept" if any(strays(record) for record in row if record) else ""
+        plot_panels.append(Panel(concept, mean, error, share, alarms, note))
     return plot_panels
 
 

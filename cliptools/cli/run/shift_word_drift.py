@@ -47,7 +47,7 @@ TABLE_UNITS = 3
 LEFT = ("word", "by", "group", "drift", "units")  # columns of texts
 
 
-def run_words(neurons: Bundle, groups: Groups, options: WordOptions, output_format: str) -> list[Record]:
+def run_words(neurons: Bundle, named: Record, groups: Groups, options: WordOptions, output_format: str) -> list[Record]:
     """Measure all words, write records or a table, print warnings, and return the records of words that moved.
 
     Raises:
@@ -56,7 +56,7 @@ def run_words(neurons: Bundle, groups: Groups, options: WordOptions, output_form
     """
     baseline = read_word_baseline(options.baseline) if options.baseline else None
     model = load_recorded_model(neurons.header.model, options.device)
-    plan = make_plan(neurons, model, options)
+    plan = make_plan(neurons, named, model, options)
     earlier = None if baseline is None else earlier_words(baseline, plan)
     sums = measure_words(Images(groups, model, options), groups, plan)
     records = list(word_records(sums, groups, plan))

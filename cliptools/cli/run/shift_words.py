@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float64, Int
 
 from cliptools.analysis.word_shares import OpenBlocks, Read, WordMeasure, Words, WordSums, units_of_words
-from cliptools.cli.app import Output
+from cliptools.cli.app import Output, parse_layers
 from cliptools.cli.run.shift_drift import sample_record
 from cliptools.cli.run.shift_units import DIGITS, TOOL, Images, MeasureOptions, Record, block_of, cells_of, chosen_records
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
 from cliptools.front.mismatch import NEEDED_TENSORS, require_read
-from cliptools.front.unit_records import ENOUGH_IMAGES, record_source
+from cliptools.front.unit_records import ENOUGH_IMAGES
 from cliptools.front.vocabulary import default_vocabulary, vocabulary, vocabulary_of
 from cliptools.images.groups import Groups
 from cliptools.io.bundle import Bundle
@@ -49,6 +49,7 @@ class WordOptions(MeasureOptions, Output):
     baseline: Path | None
     alarm: float | None
     match: bool
+    layers: str | None
     device: str
 
 
@@ -70,7 +71,7 @@ class WordPlan(NamedTuple):
         return [(by, w) for by in self.by for w in range(len(self.words))]
 
 
-def make_plan(neurons: Bundle, model: LoadedModel, options: WordOptions) -> WordPlan:
+def make_plan(neurons: Bundle, named: Record, model: LoadedModel, options: WordOptions) -> WordPlan:
     """Return the words of --pool with their units.
 
     Raises:
@@ -84,7 +85,7 @@ def make_plan(neurons: Bundle, model: LoadedModel, options: WordOptions) -> Word
     settings: Record = {"digest": pool.digest, "templates": recorded_templates(options.templates)}
     if (block := options.block) is not None:
         settings["block"] = int(block) if block.isdecimal() else block
-    source = {name: {"pool": pool.name, "settings": settings} | record_source(neurons) for name in by}
+    source = {name: {"pool": pool.name, "settings": settings} | named for name in by}
     header, unit = neurons.header.settings, torch.from_numpy(neurons["unit"])
     row = torch.zeros(len(t), 0, dtype=torch.int64)
     units: list[list[Record]] = [[] for _ in pool.texts]
@@ -94,6 +95,7 @@ def make_plan(neurons: Bundle, model: LoadedModel, options: WordOptions) -> Word
         chosen = units_of_words(r, t.cpu(), options.units_per_concept, _read(neurons) if way == "seen" else None)
         row, units = chosen.row, chosen_records(unit, chosen)
         more = {"units_per_concept": options.units_per_concept, "effect": header["effect"], "choose": way}
+        more |= {"layers": list(parse_layers(options.layers))} if options.layers else {}
         source[UNITS]["settings"] = settings | more
     effect = recorded_effect(model.clip, header)
     return WordPlan(pool.texts, by, units, WordMeasure(effect, unit, row, t), source)
