@@ -49,7 +49,7 @@ def draw(axes: Any, rows: Sequence[dict[str, str]], plot: Plot) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{each:g}" for each in ticks])
     axes.set(xlabel=plot.label or plot.x, ylim=(0, 100))
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="best")
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -376,12 +376,43 @@ def test_outputs_that_cannot_be(suite: Suite, tmp_path: Path) -> None:
         ((*write, "-o", tmp_path / "a.safetensors", "--loss", 0.5), 2, "--loss needs --choose, --test and --groups"),
         ((*write, "-o", tmp_path / "a.safetensors", "--classes", "emoji"), 2, "--classes needs --choose, --test and --groups"),
         (("-o", tmp_path / "a.safetensors"), 1, "found nothing (did the command before it fail?)"),
+        (
+            (*write, "--how", "zero", "--limit", 3, "-o", tmp_path / "a.safetensors"),
+            2,
+            "--writes has no effect: units at their means",
+        ),
     ):
         done = command(suite, *words)
         assert done.returncode == status and message in done.stderr.decode(), (words, done.stderr.decode())
         assert len(done.stderr.splitlines()) == 1 and not done.stdout
     assert own.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.safetensors", "full.safetensors", "taken"]
+
+
+def test_lines_with_a_byte_order_mark_and_blank_lines(suite: Suite, second: ct.UnitBundle, tmp_path: Path) -> None:
+    line = json.dumps({"layer": 1, "neuron": 2, "writes": "cat", "model": second.header.model}).encode()
+    marked = command(suite, "-o", tmp_path / "a.safetensors", stdin=b"\xef\xbb\xbf\r\n" + line + b"\r\n")
+    assert marked.returncode == 0, marked.stderr
+    blank = command(suite, "-o", tmp_path / "b.safetensors", stdin=b"\n \n")
+    assert blank.returncode == 1 and b"found nothing (did the command before it fail?)" in blank.stderr
+
+
+def test_the_record_names_the_whole_bundle_and_only_what_counts(suite: Suite, second: ct.UnitBundle, tmp_path: Path) -> None:
+    layer = int(second["unit"][0, 0])
+    edited = edit(second, sees="dog", writes="cat", layers=[layer], head=3)
+    assert edited.record["bundle"] == second.digest and {unit["layer"] for unit in edited.record["units"]} == {layer}
+    unit = [{"layer": 1, "neuron": 2, "writes": "cat", "model": second.header.model}]
+    at_mean = edit(unit, images=suite.images, how="zero")
+    assert at_mean.record["writes"] == [], "no text decides anything about a unit at its mean"
+    files = []
+    for number, more in enumerate(((), ("--approximate", "--seed", 3))):
+        path = tmp_path / f"{number}.safetensors"
+        done = command(suite, "-o", path, *more, stdin=json.dumps(unit[0]).encode())
+        assert done.returncode == 0, done.stderr
+        arguments = json.loads(done.stdout)["history"][-1]["arguments"]
+        assert not {"approximate", "seed", "choose", "test", "loss"} & set(arguments)
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
 
 
 def test_a_read_only_source_is_edited_and_stays(suite: Suite, second: ct.UnitBundle, tmp_path: Path) -> None:

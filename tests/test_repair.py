@@ -72,6 +72,7 @@ def test_the_number_of_units_is_chosen_on_validation_and_reported_on_test(tmp_pa
         values = {group["group"]: group["value"] for group in choice["test"][name]["groups"]}
         assert values[f"{classes[1]}/cue"] == pytest.approx(accuracy["another + cue"], abs=1e-6)
     assert set(choice["test"]) == {"images", "before", "after", "random"}
+    assert choice["test"]["images"]["digest"] != choice["validation"]["images"]["digest"]
     same = inside("edit", *words, "--choose", validation, "--test", validation)
     assert same.returncode == 2 and b"stands in --choose and in --test: what" in same.stderr
     copied, one = tmp_path / "copied", next(validation.rglob("*.png"))

@@ -1,5 +1,6 @@
 """Shares of concepts compared with explicit sums, correlations and alarms with scipy and chance, groups and labels of images."""
 
+import html
 import io
 import json
 import re
@@ -353,6 +354,20 @@ def test_plots_are_whole_and_the_same_for_the_same_figures(tmp_path: Path) -> No
     for name, start in (("a.png", b"\x89PNG"), ("b.SVG", b"<?xml")):
         first, second = (draw_shift(groups, panels, "share", tmp_path / name) for _ in range(2))
         assert first == second and first.startswith(start) and len(first) > 2000
+
+
+def test_plots_show_names_as_they_are_and_notes(tmp_path: Path) -> None:
+    groups = (r"g2/$\foo{$", "a$x_$b", "cost $5 to $9", *(f"place of no order {letter}" for letter in "abcdefghijklmnopqrstuv"))
+    values = [0.1] * len(groups)
+    rest = ([0.01] * len(groups), [None] * len(groups), [False] * len(groups))
+    panel = Panel(r"$\foo{$ " + 9 * "a long concept ", values, *rest, "a note")
+    svg = draw_shift(groups, [panel], "share", tmp_path / "a.svg").decode()
+    for name in groups:
+        assert name in html.unescape(svg)
+    assert "a note" in svg and panel.title not in html.unescape(svg)
+    few = draw_shift(groups[:3], [Panel("a", values[:3], *(part[:3] for part in rest))], "share", tmp_path / "b.svg").decode()
+    wide, narrow = (float(re.findall(r'width="([\d.]+)pt"', figure)[0]) for figure in (svg, few))
+    assert wide > 1.2 * narrow, "names of many groups without an order have room"
 
 
 def test_a_table_of_images_names_the_file_that_cannot_be_read(tmp_path: Path) -> None:

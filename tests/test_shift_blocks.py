@@ -345,6 +345,11 @@ def test_blocks_and_choices_from_a_tar_on_standard_input(run: Run, effects: Path
     assert otherwise.returncode == 1 and b"choose seen, here overlap" in otherwise.stderr
     elsewhere = run(*words, *compared, "--block", 6, "--layers", 1, stdin=frames(36))
     assert elsewhere.returncode == 1 and b"other settings (layers None, here [1])" in elsewhere.stderr
+    record = json.loads(blocks.stdout)
+    record["units"][0]["neuron"] = 99999
+    old.write_text(json.dumps(record))
+    changed = run(*words, *compared, "--block", 6, stdin=frames(36))
+    assert changed.returncode == 1 and b":99999, which is not in the bundle" in changed.stderr
     one_layer = run(*words, "--block", 6, "--layers", 1, stdin=frames(36))
     old.write_bytes(one_layer.stdout)
     again = run(*words, *compared, "--block", 6, "--layers", "1", stdin=frames(36))

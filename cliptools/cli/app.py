@@ -28,8 +28,7 @@ from cliptools.cli.surroundings import (
     lenient_streams,
     memory_advice,
     refuse_plain_variables,
-    refuse_replaced_input,
-    refuse_shared_input,
+    refuse_shared_and_replaced_input,
     variable_of,
     with_content,
 )
@@ -181,8 +180,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
         @functools.wraps(function)
         def run_command(*args: Any, quiet: bool, log_json: bool, **options: Any) -> Any:
             set_output(quiet, log_json)
-            refuse_shared_input(click.get_current_context())
-            refuse_replaced_input(click.get_current_context())
+            refuse_shared_and_replaced_input(click.get_current_context())
             with _reading(options.get("max_pixels"), options.get("skip_bad_shards")):
                 status = function(*args, **options)
             finish()

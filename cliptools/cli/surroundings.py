@@ -135,6 +135,16 @@ CHECKED_BY_COMMANDS = {"paths", "bundle", "bundles", "beside"}
 """Parameters of INPUTS that the commands themselves check: only one of them can be standard input."""
 
 
+def refuse_shared_and_replaced_input(context: click.Context) -> None:
+    """Reject a command line on which standard input would be read twice, or an output would replace an input.
+
+    Raises:
+        UsageError: as refuse_shared_input and refuse_replaced_input.
+    """
+    refuse_shared_input(context)
+    refuse_replaced_input(context)
+
+
 def refuse_shared_input(context: click.Context) -> None:
     """Reject a command line on which standard input would be read twice.
 

@@ -157,12 +157,16 @@ class HeatMaps(_Result):
         """Implements _Result._figure."""
         maps = []
         for i, text in enumerate(self.scores):
-            scores = at_size(text.scores[None], *self.maps.shape[1:])  # (1, y, x)
             threshold = self.settings["threshold"]
             cut = float(self.maps[i].mean()) if threshold == "mean" else threshold
-            maps.append(DrawnHeat(text.text, self.maps[i], self.masks[i], float(scores.min()), float(scores.max()), cut))
+            maps.append(DrawnHeat(text.text, self.maps[i], self.masks[i], *self._ends(i), cut))
         labels = DrawnLabels(self.label_map, ["", *self.texts]) if len(self.texts) > 1 else None
         return draw_heat_maps(self.picture, maps, labels, kind, dark)
+
+    def _ends(self, i: int) -> tuple[float, float]:
+        """Return the scores at the pixels where the map of a text is 0 and 1."""
+        scores = at_size(self.scores[i].scores[None], *self.maps.shape[1:])  # (1, y, x)
+        return float(scores.min()), float(scores.max())
 
     def save(self, path: str | Path, text: str | None = None) -> None:
         """Write the overlay of a text, by default the first one, as a PNG, which appears whole or not at all."""
@@ -173,7 +177,7 @@ class HeatMaps(_Result):
         """The records of the texts without the settings, which are the same for all images."""
         facts: RecordList = []
         for i, text in enumerate(self.scores):
-            low, high = text.scores.min(), text.scores.max()
+            low, high = self._ends(i)
             fact = {"image": self.name, "text": text.text, "score": rounded(text.cosine), "share": rounded(self.masks[i].mean())}
             fact |= {"box": bounding_box(self.masks[i]), "lowest": rounded(low), "highest": rounded(high)}
             fact |= {"width": self.picture.width, "height": self.picture.height, "grid": list(text.scores.shape)}

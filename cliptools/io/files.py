@@ -183,11 +183,13 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Lock a folder against other runs, and create it if it is missing.
 
     Raises:
-        CliptoolsError: another run writes to it.
+        CliptoolsError: another run writes to it, or a file has its name.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
+    except FileExistsError:
+        raise CliptoolsError(f"{folder}: expected a new folder or an empty one, found a file of this name") from None
     except OSError:  # writing the first file will report the reason
         yield
         return

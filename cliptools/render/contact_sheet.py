@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from cliptools.console import warn_once
 from cliptools.render.figure_file import LIGHT, figure_bytes, figure_style, load_matplotlib
 
 CELL = 96  # side of a picture's cell in pixels
@@ -36,6 +37,7 @@ MOST_PIXELS = 100_000_000
 VECTOR_FONT = "fonts/ttf/DejaVuSans.ttf"  # in matplotlib's folder of data; wider than the built-in font, so drawn smaller
 VECTOR_SIZE, MEASURED_SIZE = 0.85, 0.88  # drawn and measured size, as shares of that of the built-in font
 INCH = 100  # pixels of a sheet
+FIRST_COLOURS = 12  # classes whose colours differ in hue only
 SHARPNESS = 3  # pixels of a picture in a vector sheet, in each direction, per pixel of the sheet
 
 
@@ -191,7 +193,10 @@ def to_font_characters(text: str) -> str:
     """Return the text in characters of the built-in font: accents are removed, other characters become `?`."""
     decomposed = unicodedata.normalize("NFKD", text.replace("−", "-").replace("–", "-"))
     base_characters = (character for character in decomposed if not unicodedata.combining(character))
-    return "".join(c if c in "…·’“”" or (c.isascii() and c.isprintable()) else "?" for c in base_characters)
+    shown = "".join(c if c in "…·’“”" or (c.isascii() and c.isprintable()) else "?" for c in base_characters)
+    if shown.count("?") > text.count("?"):
+        warn_once("characters", f"PNG sheets lack letters of {text!r} and show ? in their place; .svg and .pdf have them")
+    return shown
 
 
 def _row_height() -> int:
@@ -341,7 +346,16 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+@functools.cache
 def _palette() -> list[int]:
+    """Return black and 255 colours: hues far from each other, then each time the colour farthest from all before it."""
     golden = 0.618033988749895  # the fractional parts of its multiples spread any number of hues evenly
-    colours = [colorsys.hsv_to_rgb(i * golden % 1, 0.75 if i % 2 else 0.55, 0.95) for i in range(255)]
-    return [0, 0, 0] + [round(255 * part) for colour in colours for part in colour]
+    hues = [colorsys.hsv_to_rgb(i * golden % 1, 0.75 if i % 2 else 0.55, 0.95) for i in range(FIRST_COLOURS)]
+    chosen = [(0.0, 0.0, 0.0), *hues]
+    grid = np.stack(np.meshgrid(*[np.linspace(0.1, 1, 10)] * 3), -1).reshape(-1, 3)  # (candidate, 3)
+    distance = np.min([np.linalg.norm(grid - colour, axis=1) for colour in (*chosen, (1.0, 1.0, 1.0))], 0)  # (candidate)
+    while len(chosen) < 256:
+        farthest = grid[distance.argmax()]
+        chosen.append(tuple(farthest.tolist()))
+        distance = np.minimum(distance, np.linalg.norm(grid - farthest, axis=1))
+    return [round(255 * part) for colour in chosen for part in colour]

@@ -105,7 +105,7 @@ def _draw_deletion(axis: Any, drawing: Drawing, theme: Theme) -> None:
     if drawing.deviation is not None:
         middle = drawing.curves["random"]
         low, high = ([m + sign * d for m, d in zip(middle, drawing.deviation, strict=True)] for sign in (-1, 1))
-        axis.fill_between(drawing.counts, low, high, color=theme.ink, alpha=0.12, linewidth=0)
+        axis.fill_between(drawing.counts, low, high, color=theme.ink, alpha=0.12, linewidth=0, label="random ± 1 deviation")
     axis.set_xlim(0, max(drawing.counts[-1], 1))
     axis.set_xlabel(f"units replaced by their means, of {drawing.unit_count:,}")
     axis.set_title("margin under deletion", fontsize=8)
@@ -125,8 +125,9 @@ def _draw_units(part: Any, drawing: Drawing, rows: int, theme: Theme) -> None:
             continue
         unit = drawing.units[number]
         axis.imshow(unit.overlay)
-        colour = theme.towards if unit.share > 0 else theme.against
-        axis.set_title(f"{unit.name}  {signed(unit.share, 2)}", fontsize=8, color=colour, pad=3)
+        share = signed(unit.share, 2)
+        colour = theme.faint if not float(share.replace("−", "-")) else theme.towards if unit.share > 0 else theme.against
+        axis.set_title(f"{unit.name}  {share}", fontsize=8, color=colour, pad=3)
         lines = [f"sees {shortened(unit.sees, LONGEST)}"] if unit.sees else []
         lines += [f"writes {shortened(unit.writes, LONGEST)}"] if unit.writes else []
         axis.text(0.5, -0.04, "\n".join(lines), transform=axis.transAxes, ha="center", va="top", fontsize=6.3, linespacing=1.25)

@@ -4,11 +4,15 @@ No display is needed. Equal values give equal bytes, because files hold neither 
 name their font, and PDF files embed it.
 """
 
+import functools
 import importlib.util
+import re
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cliptools.console import warn_once
 from cliptools.errors import CliptoolsError, UsageError
 
 METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -17,6 +21,12 @@ KINDS = tuple(METADATA)
 SOURCE_FIELD = {"png": "Source", "svg": "Description", "pdf": "Subject"}
 WIDTH = 7.2  # inches: two columns of a paper
 DPI = 200
+MORE_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans JP", "Noto Sans SC", "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic", "Microsoft YaHei",
+    "Malgun Gothic", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS",
+)  # fmt: skip
+"""Fonts that have the letters which matplotlib's own lacks; those that are installed are asked in this order."""
+NO_LETTER = re.compile(r"Glyph (\d+) .*missing from")
 
 
 class Theme(NamedTuple):
@@ -80,7 +90,13 @@ def figure_style(theme: Theme, size: float = 7.5) -> dict[str, Any]:
         size: Size of the text in points.
     """
     style: dict[str, Any] = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), theme.ink)
-    style |= {"font.size": size, "axes.edgecolor": theme.faint, "axes.facecolor": theme.ground, "axes.linewidth": 0.6}
+    style |= {
+        "font.family": _fonts(),
+        "font.size": size,
+        "axes.edgecolor": theme.faint,
+        "axes.facecolor": theme.ground,
+        "axes.linewidth": 0.6,
+    }
     return style | {"svg.hashsalt": "cliptools", "svg.fonttype": "none", "pdf.fonttype": 42}
 
 
@@ -96,8 +112,28 @@ def figure_bytes(figure: Any, kind: str, dpi: int, source: str = "", **settings:
     """
     buffer = BytesIO()
     described = {SOURCE_FIELD[kind]: source} if source else {}
-    figure.savefig(buffer, format=kind, dpi=dpi, metadata=METADATA[kind] | described, **settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=METADATA[kind] | described, **settings)
+    missing: dict[str, None] = {}
+    for warning in caught:
+        if found := NO_LETTER.match(str(warning.message)):
+            missing[chr(int(found[1]))] = None
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing and kind != "svg":
+        letters = " ".join(missing)
+        warn_once(
+            "letters", f"no font here has the letters {letters}: figures show boxes in their place; .svg keeps them as text"
+        )
     return buffer.getvalue()
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    """Return matplotlib's own font, and those of MORE_FONTS that are installed."""
+    installed = set(load_matplotlib().font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in MORE_FONTS if name in installed)]
 
 
 def shortened(text: str, length: int) -> str:

@@ -23,6 +23,7 @@ LONGEST_NAME, CHARACTER = 60, 0.062  # characters of a name in a legend; inches 
 NOTE_WIDTH = 150  # characters of a line of notes
 TALLEST = 1.5  # height of a picture's place, in widths
 BAR_STEPS = 256
+LEAST_BAR = 1.3  # width in inches below which the numbers of a colour bar would overlap
 MIDDLE_GREY = Image.new("L", (1, 1), 128)
 BACKGROUND = "background, not coloured"
 SCORE_NOTE = (
@@ -174,7 +175,8 @@ def draw_label_map(picture: Image.Image, labels: DrawnLabels, kind: str, dark: b
 def _draw_bar(page: _Page, number: int, drawn: DrawnHeat) -> None:
     """Draw the colours of a heat map over middle grey, with the scores of their ends and a mark at the mask's lowest value."""
     left, top = page.place(number)
-    axis = page.axes(left, top + page.height + 0.08, page.width, 0.09)
+    width = min(max(page.width, LEAST_BAR), page.cell)
+    axis = page.axes(left + (page.width - width) / 2, top + page.height + 0.08, width, 0.09)
     steps = heat_picture(np.linspace(0, 1, BAR_STEPS)[None])  # (1, BAR_STEPS)
     axis.imshow(Image.blend(MIDDLE_GREY.convert("RGB").resize(steps.size), steps, BLEND), aspect="auto", extent=(0, 1, 0, 1))
     axis.set_yticks([])

@@ -33,6 +33,7 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("cli/run/texts.py", "_earlier_texts"): ("tests/test_texts_command.py: another output",),
     ("cli/run/texts.py", "run"): ("tests/test_texts_command.py: no usable text",),
     ("cli/surroundings.py", "refuse_plain_variables"): ("tests/test_completion.py: is not read",),
+    ("cli/surroundings.py", "refuse_replaced_input"): ("tests/test_edit.py: an input of this run",),
     ("unit_effects/resnet_pooling.py", "trace_pool"): ("tests/test_resnet_paths.py: this model expects",),
     ("unit_effects/vit_second_order.py", "choose_layers"): ("tests/test_towers.py: this ViT has one layer",),
     ("towers/kinds.py", "tower_of"): ("tests/test_second_order.py: ModifiedResNet",),
@@ -62,6 +63,8 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_pooled_pipelines.py: so it needs --ablate none alone",
         "tests/test_ablate_groups.py: needs --groups",
     ),
+    ("front/ablate_groups.py", "GroupFigures._weight"): ("tests/test_ablate_groups.py: that were read has a training image",),
+    ("front/ablate_groups.py", "_with_images"): ("tests/test_ablate_groups.py: none of the groups a/y has a training image",),
     ("front/ablate_groups.py", "training_sizes"): (
         "tests/test_ablate_groups.py: expected a number for each group",
         "tests/test_ablate_groups.py: expected whole numbers",

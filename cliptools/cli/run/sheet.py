@@ -176,12 +176,13 @@ def heading(bundle: Bundle, count: int) -> tuple[str, str]:
 
 
 def check_sheet(path: Path | None, option: str) -> None:
-    """Check, before any work, that a sheet with this name can be drawn: .svg and .pdf need matplotlib, all others are PNG.
+    """Check, before any work, that a sheet with this name can be drawn: .png or no ending, or .svg or .pdf with matplotlib.
 
     Raises:
+        UsageError: another ending.
         CliptoolsError: matplotlib is not installed.
     """
-    if path is not None and path.suffix.lower() in VECTOR_ENDINGS:
+    if path is not None and path.suffix.lower() not in ("", ".png"):
         kind_of(path, option)
 
 
