@@ -85,6 +85,8 @@ def main(**options: Any) -> None:
     --how null   what units write along the texts is taken out by the smallest change of weights; all else that they write stays:
       neurons of a ViT       nothing, through one later head or directly, on any image; paths through later MLPs remain
       pairs of a ResNet      only their mean, on any image; there are no other paths
+    A LayerNorm takes the mean of its input away, and clip-effects leaves that out, as the papers do: in a bundle of the edited
+    model, a neuron can keep a small share along the text, which never reaches the output.
     --how zero   units at their means over images:
       pairs, neurons and heads of a ResNet's pooling    exact
       heads of a ViT's last layer                       exact
