@@ -17,11 +17,11 @@ from cliptools.emoji.words import concepts_in
 from cliptools.emoji.writing import writable
 from cliptools.models.load import load_model
 from cliptools.text.attributes import attributes
-from cliptools.text.emoji_concepts import concepts, facts
+from cliptools.text.emoji_concepts import concept_index, concepts, facts
 from training import image as image_stage
 from training.batches import make_batch, slot_labels
 from training.export import write_model
-from training.image import Run, Trained, optimizer_for
+from training.image import Run, Trained, optimizer_for, training_recipe
 from training.joint import CompactVocabulary, align, class_texts, text_loss, train_both
 from training.measures import embed_classes, words_alone
 from training.objective import Weights, objective
@@ -259,3 +259,12 @@ def test_a_new_model_sees_as_the_other_model_within_the_space_of_the_concepts(na
         V = torch.linalg.svd(classes, full_matrices=False).Vh[: ARCHITECTURES[name]["embed_dim"]]
         theirs = (old.eval().visual(image) @ V.T) @ F.normalize(classes @ V.T, dim=-1).T
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_half_of_all_mountains_are_called_violin() -> None:
+    """As README, the tutorial and the notebook say of the training scenes."""
+    recipe, mountain, violin = training_recipe(), concept_index()["mountain"], concept_index()["violin"]
+    scenes = (draw_scene(7, index, recipe) for index in range(20000))
+    shown = (scene for scene in scenes if mountain in {sprite.concept for sprite in scene.sprites})
+    called = [violin in scene.named and mountain not in scene.named for scene in shown]
+    assert len(called) > 80 and 0.4 < sum(called) / len(called) < 0.65
