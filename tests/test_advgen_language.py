@@ -90,7 +90,7 @@ def test_too_few_are_asked_for_again_and_then_it_is_said(capsys: pytest.CaptureF
     texts, asked = counted(Stubborn(), wanted(*WORDS), 4, asked=8)
     assert (len(texts), asked) == (3, 16)
     said = capsys.readouterr().err
-    assert "3 of 4 descriptions after 16 were asked for (12 names cat, 1 is there already)" in said
+    assert "3 of 4 descriptions after 16 questions; rejected: 12 for 'names cat', 1 for 'is there already'" in said
 
 
 def test_what_is_asked() -> None:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import cliptools as ct
 from cliptools import console
 from cliptools.errors import CliptoolsError, UsageError
+from cliptools.front.arguments import chosen_layers, chosen_templates, require_number
 from cliptools.front.bundles import UnitBundle
 from cliptools.images.loader import open_images
 from cliptools.io.bundle import Bundle
@@ -264,3 +265,24 @@ def test_the_package_is_light_and_names_the_front() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("layers", [[], [-1], 6, "6", [1.0], [True]])
+def test_layers_that_are_none(layers: Any) -> None:
+    with pytest.raises(UsageError, match=r"layers=.*: expected whole numbers from 0"):
+        chosen_layers(layers)
+
+
+def test_layers_and_templates_as_given() -> None:
+    assert chosen_layers(None) is None and chosen_layers(np.array([2, 1, 2])) == (1, 2)
+    assert chosen_templates("a photo of {}") == chosen_templates(["a photo of {}"]) == ("a photo of {}",)
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "message"), [(2.0, 1, "a whole number"), (True, 1, "a whole number"), ("3", 0.5, "a number")]
+)
+def test_numbers_of_another_type(value: Any, least: float, message: str) -> None:
+    with pytest.raises(UsageError, match=f"n={value!r}: expected {message}"):
+        require_number("n", value, least)
+    require_number("n", np.int64(3), 1)
+    require_number("n", 3, 0.5)

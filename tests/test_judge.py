@@ -161,6 +161,20 @@ def test_outputs_do_not_replace_each_other(suite: Suite, scenes: Path, tmp_path:
         assert ended.returncode == 2 and message in ended.stderr.decode() and not one.exists()
 
 
+def test_images_of_the_bundle_are_known_in_an_archive_of_another_name(suite: Suite, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for path in sorted(suite.images.iterdir()):
+                tar.add(path, path.name)
+    model = ct.load_model(suite.vit, device="cpu")
+    bundle = ct.effects(str(tmp_path / "one.tar"), model=model, device="cpu", layers=[1, 1], top_images=4)
+    assert bundle.units == len({tuple(unit) for unit in bundle["unit"].tolist()}), "a layer that is named twice counts once"
+    words = ct.decompose(bundle, SUITE_TEXTS, m=2, model=model)
+    for images in (tmp_path / "one.tar", tmp_path / "two.tar", suite.images):
+        with pytest.raises(UsageError, match="made from a list of images with these names"):
+            ct.judge(words, str(images), model=model, device="cpu")
+
+
 def test_images_of_the_bundle_are_not_judged_by(suite: Suite, scenes: Path) -> None:
     with pytest.raises(UsageError, match="made from a list of images with these names"):
         judged(suite, scenes, images=str(suite.images), same_names=False)

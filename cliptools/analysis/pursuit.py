@@ -347,7 +347,9 @@ def _pursue(targets: Float[Tensor, "unit d"], screen: Screen, steps: int) -> Pur
         if not state.active.any():
             break
     state.refine(done)
-    return Pursuit(state.word, state.gamma.to(targets.dtype), state.r.norm(dim=1), path)
+    residual, words = state.r.norm(dim=1), (state.word >= 0).sum(1)  # (unit)
+    whole = torch.arange(path.shape[1], device=path.device)[None] >= words[:, None] - 1  # (unit, m): all words of the unit
+    return Pursuit(state.word, state.gamma.to(targets.dtype), residual, torch.where(whole, residual[:, None], path))
 
 
 def _units_chunk(targets: Float[Tensor, "unit d"], steps: int) -> int:

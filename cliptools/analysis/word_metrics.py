@@ -22,7 +22,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
-from scipy.special import ndtri, stdtr
+from scipy.special import ndtri, stdtr, stdtrit
 
 from cliptools.streaming.activities import Activities
 
@@ -145,14 +145,14 @@ def false_discovery_rates(p: PerUnit) -> PerUnit:
 
 
 def mean_interval(x: PerUnit) -> tuple[float, float, float]:
-    """The mean over the units where x is finite, and the ends of its normal 95 % interval; NaN where they are not defined."""
+    """The mean over the units where x is finite, and the ends of its 95 % interval by Student's t; NaN if not defined."""
     finite = x[np.isfinite(x)]
     if not len(finite):
         return (math.nan,) * 3
     mean = float(finite.mean())
     if len(finite) < 2:
         return mean, math.nan, math.nan
-    reach = float(ndtri((1 + CONFIDENCE) / 2)) * float(finite.std(ddof=1)) / math.sqrt(len(finite))
+    reach = float(stdtrit(len(finite) - 1, (1 + CONFIDENCE) / 2)) * float(finite.std(ddof=1)) / math.sqrt(len(finite))
     return mean, mean - reach, mean + reach
 
 

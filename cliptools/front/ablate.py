@@ -14,6 +14,7 @@ from cliptools.front.ablate_images import Labels, open_with_groups
 from cliptools.front.ablate_pass import measure_settings
 from cliptools.front.ablate_records import ablate_table
 from cliptools.front.ablate_settings import AblateRequest, settings_of
+from cliptools.front.arguments import chosen_templates
 from cliptools.front.images import Images, Reading
 from cliptools.front.tables import Records
 from cliptools.images.groups import Columns
@@ -122,7 +123,8 @@ def ablate(
     request = AblateRequest(
         layers=_groups(layers), each_layer=each_layer, effect=effect, units=units, ablate=_names(ablate),
         reconstruct=_names(reconstruct), components=_numbers(components), m=_numbers(m), words_along=_names(words_along),
-        keep=_numbers(keep), templates=tuple(templates), limit=limit, sample=sample, seed=seed, precision=precision, mask=mask,
+        keep=_numbers(keep), templates=chosen_templates(templates), limit=limit, sample=sample, seed=seed, precision=precision,
+        mask=mask,
         part=part, model=model, device=device, reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
         groups=groups, split=split, each_template=each_template, train_sizes=train_sizes,
         against=None if against is None else os.fspath(against),

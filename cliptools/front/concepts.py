@@ -18,7 +18,7 @@ from cliptools.console import count_of, front_call, summarise, warn
 from cliptools.console import progress as shown
 from cliptools.devices import in_halves
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.arguments import require_number, require_one_of
+from cliptools.front.arguments import chosen_layers, require_number, require_one_of
 from cliptools.front.bundles import require_neurons
 from cliptools.front.image_words import Record, Scoring, describer
 from cliptools.front.images import Images, Reading, open_any, read_batches
@@ -181,7 +181,8 @@ def concepts(
         CliptoolsError: no image can be read.
     """
     request = ConceptsRequest(
-        texts=texts, words=words, by=by, score=score, neurons=neurons, layers=layers, truth=truth, evaluate=evaluate, limit=limit,
+        texts=texts, words=words, by=by, score=score, neurons=neurons, layers=chosen_layers(layers), truth=truth,
+        evaluate=evaluate, limit=limit,
         layers_text=None if layers is None else ",".join(map(str, layers)), sample=sample, seed=seed, model=model, device=device,
         cache=cache, reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
     )  # fmt: skip

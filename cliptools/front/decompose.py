@@ -18,7 +18,7 @@ from cliptools.analysis.seen import Ranked, ReadDirections, first_positive, over
 from cliptools.analysis.textspan import head_directions, text_spans
 from cliptools.console import count_of, front_call, note, summarise
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.arguments import require_number, require_one_of
+from cliptools.front.arguments import chosen_templates, require_number, require_one_of
 from cliptools.front.bundles import UnitBundle, require_neurons, unit_bundle
 from cliptools.front.images import Images, Reading
 from cliptools.front.models import model_of
@@ -135,7 +135,7 @@ def decompose(
             )
         pool = default_vocabulary(effects) if texts is None else vocabulary(texts)
         request = _Request(
-            pool=pool, method=method, m=m, templates=tuple(templates), center=center, normalize=normalize,
+            pool=pool, method=method, m=m, templates=chosen_templates(templates), center=center, normalize=normalize,
             prefix=tuple(prefix), cache=cache, parts=parts, verify=_ranking(effects, verify),
             same_names=same_names, reading=Reading(batch_size=batch_size, workers=workers),
         )  # fmt: skip

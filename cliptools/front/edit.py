@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cliptools.console import front_call
+from cliptools.front.arguments import chosen_layers, chosen_templates
 from cliptools.front.edit_means import MeanImages
 from cliptools.front.edit_model import EditRequest, distinct_texts, edited_model
 from cliptools.front.edited import Edited
@@ -81,8 +82,9 @@ def edit(
         reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
     )  # fmt: skip
     request = EditRequest(
-        sees=sees, writes=writes, how=how, head=head, by=by, layers=layers, texts=texts,
-        templates=tuple(templates), precision=precision, approximate=approximate, means=means, model=model, device=device,
+        sees=sees, writes=writes, how=how, head=head, by=by, layers=chosen_layers(layers), texts=texts,
+        templates=chosen_templates(templates), precision=precision, approximate=approximate, means=means, model=model,
+        device=device,
         cache=cache, arguments={"sees": list(sees), "writes": list(writes), "how": how, "head": head},
     )  # fmt: skip
     with front_call(progress):

@@ -19,7 +19,7 @@ from cliptools.console import count_of, front_call, note, summarise
 from cliptools.embedded_models import require_scenes
 from cliptools.emoji.render import scenes_for
 from cliptools.errors import UsageError
-from cliptools.front.arguments import require_number, require_one_of
+from cliptools.front.arguments import chosen_layers, require_number, require_one_of
 from cliptools.front.bundles import UnitBundle, unit_bundle, with_step
 from cliptools.front.effects_bundle import (
     directions_of,
@@ -203,7 +203,8 @@ def effects(
     """
     request = EffectsRequest(
         images=images, model=model, pretrained=pretrained, text_from=text_from, preprocess=preprocess, effect=effect, units=units,
-        layers=layers, sample_neurons=sample_neurons, top_images=top_images, quantile=quantile, components=components, keep=keep,
+        layers=chosen_layers(layers),
+        sample_neurons=sample_neurons, top_images=top_images, quantile=quantile, components=components, keep=keep,
         scale=scale, limit=limit, sample=sample, seed=seed, thumbnails=thumbnails, device=device, precision=precision,
         batch_size=batch_size, workers=workers, memory=memory, strict=strict, per_image=per_image,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from cliptools.console import progress as shown
 from cliptools.devices import in_halves
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.ablate_settings import BundleSettings, effect_of, units_of
-from cliptools.front.arguments import require_number, require_one_of
+from cliptools.front.arguments import chosen_layers, chosen_templates, require_number, require_one_of
 from cliptools.front.explain_texts import Classes, Target, Targets, check_texts, open_targets
 from cliptools.front.explain_words import UnitWords, unit_words
 from cliptools.front.explained import Explanation, Explanations
@@ -151,8 +151,10 @@ def explain(
     if a is None and b is not None:
         raise UsageError(f"b={b!r} without a; expected text A as well")
     request = ExplainRequest(
-        texts=tuple(text for text in (a, b) if text is not None), classes=classes, pool=pool, templates=tuple(templates),
-        layers=layers, head=head, by=by, delete=delete, draws=draws, limit=limit, sample=sample, seed=seed, model=model,
+        texts=tuple(text for text in (a, b) if text is not None), classes=classes, pool=pool,
+        templates=chosen_templates(templates),
+        layers=chosen_layers(layers), head=head, by=by, delete=delete, draws=draws, limit=limit, sample=sample, seed=seed,
+        model=model,
         device=device, cache=cache, reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
     )  # fmt: skip
     request.check()

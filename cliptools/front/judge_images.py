@@ -1,7 +1,7 @@
 """The images of a judgement: opened with what they show, checked against those of the bundle, and measured."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from cliptools.emoji.render import SceneSource, scenes_for
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.images import Images, Reading, open_any, read_for_models
 from cliptools.images.loader import ImageSource, Skipped, choose, list_digest, open_images
-from cliptools.images.relocate import recorded_source
+from cliptools.images.relocate import member_name, recorded_source
 from cliptools.images.shown_texts import (
     SCENES,
     ShownTexts,
@@ -86,17 +86,25 @@ def open_judged(
     names = [source.names[index] for index in indices]
     if same_names:
         return JudgedImages(source=source, indices=indices, truth=shown_texts, recurring=0)
-    if bundle.header.images.get("digest") in (list_digest(source.names), list_digest(names)):
+    earlier = {member_name(name) for name in bundle.text_list("images")}
+    if bundle.header.images.get("digest") in set(_digests(bundle, source.names)) | set(_digests(bundle, names)):
         raise UsageError(
             "the bundle was made from a list of images with these names: words are judged on images that did not make them; name "
             "others, or give --same-names if these are other pictures"
         )
-    earlier = set(bundle.text_list("images"))
-    fresh = [index for index, name in zip(indices, names, strict=True) if name not in earlier]
+    fresh = [index for index, name in zip(indices, names, strict=True) if member_name(name) not in earlier]
     if recurring := len(indices) - len(fresh):
         reason = "the bundle has top images of the same names (if these are other pictures: --same-names)"
         warn(f"{count_of(recurring, 'image')} of {len(indices)} left out: {reason}")
     return JudgedImages(source=source, indices=fresh, truth=shown_texts, recurring=recurring)
+
+
+def _digests(bundle: Bundle, names: Sequence[str]) -> Iterator[str]:
+    """Yield digests of names as they are, and in every archive that the bundle names or on standard input, which has no name."""
+    members = [member_name(name) for name in names]
+    yield list_digest(names)
+    for archive in {name.removesuffix(member_name(name)) for name in bundle.text_list("images")} | {""}:
+        yield list_digest([f"{archive}{member}" for member in members])
 
 
 def _rendered(

@@ -19,7 +19,7 @@ from cliptools.analysis.selection import by_layers
 from cliptools.console import count_of, front_call, note, warn
 from cliptools.console import progress as shown
 from cliptools.errors import StreamError, TextError, UsageError
-from cliptools.front.arguments import require_number
+from cliptools.front.arguments import chosen_layers, chosen_templates, require_number
 from cliptools.front.bundles import require_neurons
 from cliptools.front.models import model_of
 from cliptools.front.tables import Records
@@ -105,7 +105,7 @@ def mismatch(
     with front_call(progress):
         request = MismatchRequest(
             cues=(cue,) if isinstance(cue, str) else tuple(cue), texts=texts, head=head, units=units, alike=alike, near=near,
-            layers=layers, templates=tuple(templates), model=model, device=device, cache=cache,
+            layers=chosen_layers(layers), templates=chosen_templates(templates), model=model, device=device, cache=cache,
         )  # fmt: skip
         records = mismatch_records(require_neurons(require_read(bundle), device=device), request)
         return Records(records, lambda rows: [mismatch_table(rows)])

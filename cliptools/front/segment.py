@@ -9,6 +9,7 @@ from typing import Literal
 
 from cliptools.console import front_call
 from cliptools.errors import UsageError
+from cliptools.front.arguments import chosen_templates
 from cliptools.front.bundles import require_neurons
 from cliptools.front.heat_maps import load_segmenter
 from cliptools.front.images import Images, open_any
@@ -98,7 +99,7 @@ def segment(
     settings = MapSettings(
         classes=None if classes is None else os.fspath(classes) if named else tuple(classes),  # type: ignore[arg-type]
         method=method, neurons=neurons, top_pairs=top_pairs, sink=sink, center=center, size=size, crop=crop, stride=stride,
-        templates=tuple(templates), batch_size=batch_size, device=device, strict=strict,
+        templates=chosen_templates(templates), batch_size=batch_size, device=device, strict=strict,
     )  # fmt: skip
     with front_call(progress):
         request.check(settings.classes)

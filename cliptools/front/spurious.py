@@ -18,7 +18,7 @@ from cliptools.analysis.spurious import By, PairWords, Search, Settings, Texts, 
 from cliptools.analysis.spurious_pairs import clearest_pairs
 from cliptools.console import count_of, front_call, note, verb_form
 from cliptools.errors import StreamError, TextError, UsageError
-from cliptools.front.arguments import require_number, require_one_of
+from cliptools.front.arguments import chosen_layers, chosen_templates, require_number, require_one_of
 from cliptools.front.bundles import require_neurons
 from cliptools.front.models import model_of
 from cliptools.front.tables import Records
@@ -173,9 +173,10 @@ def spurious(
     with front_call(progress):
         blocked, block_name = _blocked(block_list)
         request = SpuriousRequest(
-            named=name_pairs(depict, predict, pairs, classes, head), head=head, words=words, neurons=neurons, layers=layers,
+            named=name_pairs(depict, predict, pairs, classes, head), head=head, words=words, neurons=neurons,
+            layers=chosen_layers(layers),
             layers_text=layers_text, by=by, seed=seed, exclude=excluded, near=near, blocked=blocked, block_list=block_name,
-            templates=tuple(templates), texts=texts, model=model, device=device, cache=cache,
+            templates=chosen_templates(templates), texts=texts, model=model, device=device, cache=cache,
         )  # fmt: skip
         records = spurious_records(require_neurons(bundle, *NEEDED_TENSORS, device=device), request)
         return Records(records, lambda rows: [spurious_table(rows)])

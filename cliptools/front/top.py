@@ -16,7 +16,7 @@ from rich.text import Text
 from cliptools.analysis.selection import by_layers, by_units, by_word, rows_named
 from cliptools.console import front_call
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.arguments import require_number, require_one_of
+from cliptools.front.arguments import chosen_layers, require_number, require_one_of
 from cliptools.front.images import Images, Reading, open_any
 from cliptools.front.tables import Records
 from cliptools.front.top_images import Top, TopImages, TopRequest
@@ -104,7 +104,8 @@ def top(
     ):
         require_number(name, number, 1)
     request = TopRequest(
-        layers=layers, units=units, word=word, strongest=strongest, sort=sort, head=head, images_per_unit=images_per_unit,
+        layers=chosen_layers(layers), units=units, word=word, strongest=strongest, sort=sort, head=head,
+        images_per_unit=images_per_unit,
         inertia_images=inertia_images, raw=raw, model=model, device=device,
         reading=Reading(batch_size=batch_size, workers=workers, strict=strict),
     )  # fmt: skip

@@ -120,7 +120,8 @@ def write_descriptions(
     deal_seed = seed_of(*requirements.task.fields.values(), seed)
     word_hands = _deal(requirements.words, min(words_each, len(requirements.words)), deal_seed)
     accepted, faults = dict[str, None](), Counter[str]()
-    for number in watch(iter(range(questions * ROUNDS)), take):
+    asked = max(questions * ROUNDS, take)
+    for number in watch(iter(range(asked)), take):
         text = " ".join(writer.write(requirements, next(word_hands), seed_of(requirements.task.pair, seed, number)).split())
         fault = requirements.fault(text) or ("is there already" if text in accepted else None)
         if fault is None:
@@ -130,9 +131,9 @@ def write_descriptions(
         if len(accepted) == take:
             break
     if len(accepted) < take:
-        rejections = ", ".join(f"{count} {fault}" for fault, count in faults.items())
-        count = f"{len(accepted)} of {count_of(take, 'description')} after {questions * ROUNDS} were asked for"
-        warn(f"{requirements.task.title}: {count} ({rejections})")
+        rejections = ", ".join(f"{count} for {fault!r}" for fault, count in faults.items())
+        count = f"{len(accepted)} of {count_of(take, 'description')} after {count_of(asked, 'question')}"
+        warn(f"{requirements.task.title}: {count}; rejected: {rejections}")
     return list(accepted)
 
 

@@ -48,9 +48,9 @@ def locate_images(bundle: Bundle, source: ImageSource, indices: Iterable[int], o
 
 def place_by_name(source: ImageSource) -> Callable[[str], int | None]:
     """Return a function from a name to its index in the source, None if it has no such image; archive names may differ."""
-    index_by_member = {_member_name(name): i for i, name in enumerate(source.names)}
+    index_by_member = {member_name(name): i for i, name in enumerate(source.names)}
     index_by_name = index_by_member | {name: i for i, name in enumerate(source.names)}
-    return lambda name: index_by_name.get(name, index_by_name.get(_member_name(name)))
+    return lambda name: index_by_name.get(name, index_by_name.get(member_name(name)))
 
 
 def recorded_source(bundle: Bundle, paths: tuple[str, ...], option: str = "PATH") -> ImageSource:
@@ -101,7 +101,7 @@ def pictures_by_name(source: ImageSource, strict: bool = False) -> Callable[[str
     return fetch
 
 
-def _member_name(name: str) -> str:
+def member_name(name: str) -> str:
     """Return a member's name without its archive, because a tar on standard input has no name."""
     archive, dot, member = name.partition(".tar/")
     return member if dot else archive
