@@ -1,4 +1,4 @@
-# make -C examples -j2 -f control.mk DENSE=folder     writes the tables of results/dense/, in 45 minutes on two cores
+# make -C examples -j2 -f control.mk DENSE=folder     writes the tables of results/dense/, in 48 minutes on two cores
 #
 # The control of the embedded models: the same training without the terms for sparsity. A claim that holds for sparse neurons only is
 # one about this training, and one that holds for both is not. The studies that the claims need run in a copy of the project in which
