@@ -170,7 +170,7 @@ def test_spurious_words_of_cached_texts_need_no_model(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["view", "sheet", "gallery"])
 def test_commands_that_show_a_bundle_load_neither_model_nor_torch(folder: Path, name: str) -> None:
     options = ("-f", "jsonl") if name == "view" else ()
-    assert imported(folder, name, folder / "bundle.safetensors", *options, "-o", folder / f"{name}.out") == "[]"
+    assert imported(folder, name, folder / "bundle.safetensors", *options, "-o", folder / f"{name}.png") == "[]"
 
 
 def test_a_sheet_of_files_loads_no_model(folder: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_sheet_of_files_loads_no_model(folder: Path) -> None:
     (folder / "pictures").mkdir()
     for name in sound().text_list("images"):
         Image.new("RGB", (30, 24), "red").save(folder / "pictures" / name)
-    words = ("sheet", folder / "bundle.safetensors", "--images-from", folder / "pictures", "-o", folder / "sheet.out")
+    words = ("sheet", folder / "bundle.safetensors", "--images-from", folder / "pictures", "-o", folder / "sheet.png")
     assert imported(folder, *words) == "['torch']"
 
 

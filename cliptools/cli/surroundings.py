@@ -165,8 +165,8 @@ def refuse_shared_input(context: click.Context) -> None:
 
 FILES_READ = INPUTS | {"concepts", "explained", "means"}
 OUTPUTS = ("output", "plot", "summary", "bundle_out", "per_image")
-SAME_KIND = {"clip-decompose", "clip-merge", "clip-view"}
-"""Commands that may replace the bundle that they read, by one made from it."""
+SAME_KIND = {"clip-decompose", "clip-effects", "clip-merge", "clip-view"}
+"""Commands that may replace the bundle that they read, by one made from it (or by the same one: --resume)."""
 
 
 def refuse_replaced_input(context: click.Context) -> None:
