@@ -165,6 +165,8 @@ def refuse_shared_input(context: click.Context) -> None:
 
 FILES_READ = INPUTS | {"concepts", "explained", "means"}
 OUTPUTS = ("output", "plot", "summary", "bundle_out", "per_image")
+OWN_OUTPUTS = {"clip-edit": ("mask",)}
+"""Parameters that are an output of one command and an input of others."""
 SAME_KIND = {"clip-decompose", "clip-effects", "clip-merge", "clip-view"}
 """Commands that may replace the bundle that they read, by one made from it (or by the same one: --resume)."""
 
@@ -176,7 +178,8 @@ def refuse_replaced_input(context: click.Context) -> None:
         UsageError: An output is one of the inputs, by whatever name.
     """
     options = {str(option.name): option for option in context.command.params}
-    named = {name: path for name in OUTPUTS if isinstance(path := context.params.get(name), Path) and path.is_file()}
+    outputs = (*OUTPUTS, *OWN_OUTPUTS.get(str(context.command.name), ()))
+    named = {name: path for name in outputs if isinstance(path := context.params.get(name), Path) and path.is_file()}
     if context.command.name in SAME_KIND:
         named.pop("output", None)
     for name in FILES_READ & options.keys():
@@ -190,7 +193,7 @@ def refuse_replaced_input(context: click.Context) -> None:
 def _is_file(path: str | Path) -> bool:
     try:
         return Path(path).is_file()
-    except (OSError, ValueError):  # a text that is no name of a file
+    except (OSError, ValueError):  # a text that cannot be the name of a file
         return False
 
 

@@ -26,7 +26,7 @@ def require_number(name: str, value: float | None, least: float, most: float | N
         inside: Exclude the ends of the range.
 
     Raises:
-        UsageError: the number is outside, or the argument is no such number.
+        UsageError: the number is outside, or the argument is not a number of this type.
     """
     if value is None:
         return

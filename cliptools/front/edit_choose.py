@@ -26,7 +26,7 @@ from cliptools.front.edited import Edited
 from cliptools.front.images import Reading, read_batches
 from cliptools.images.classification import ClassifiedImages
 from cliptools.images.classification.grouped import FOLDERS, ImageGroups, open_grouped
-from cliptools.images.loader import ImageSource, ListedImages, Skipped, list_digest
+from cliptools.images.loader import ListedImages, Skipped, list_digest
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
@@ -85,7 +85,8 @@ def choose_units(bundle: Bundle, request: EditRequest, choice: ChoiceRequest) ->
     if request.head is not None:
         raise UsageError("--choose chooses the number of units: leave --head out")
     validation, test = _open(choice.validation, choice, "validation"), _open(choice.test, choice, "test")
-    refuse_common(validation.images.source, test.images.source)
+    contents = [_contents(grouped) for grouped in (validation, test)]
+    refuse_common(*contents)
     model = request.model or load_recorded_model(bundle.header.model, request.device, "fp32")
     request = replace(request, model=model)
     edits = _edits(bundle, request)
@@ -97,9 +98,9 @@ def choose_units(bundle: Bundle, request: EditRequest, choice: ChoiceRequest) ->
     random = editor_of(_random_units(bundle, edited), None, _unscored(request, edited.record["how"])).edited()
     on_test = measure_groups(model, [{}, image_weights(edited), image_weights(random)], test, choice)
     record: Record = {"groups": choice.groups, "limit": choice.loss, "trials": trials, "chosen": edited.record["count"]}
-    record["validation"] = {"images": _images(validation), "before": figures.fields(0), "after": figures.fields(best + 1)}
+    record["validation"] = {"images": _images(contents[0]), "before": figures.fields(0), "after": figures.fields(best + 1)}
     names = ("before", "after", "random")
-    record["test"] = {"images": _images(test)} | {name: on_test.fields(s) for s, name in enumerate(names)}
+    record["test"] = {"images": _images(contents[1])} | {name: on_test.fields(s) for s, name in enumerate(names)}
     before, after = (on_test.fields(s)["worst"]["value"] for s in (0, 1))
     summarise(f"{TOOL}: {count_of(edited.record['count'], 'unit')} chosen, worst group on test {before:.3f} -> {after:.3f}")
     return replace(edited, record=edited.record | {"choice": record})
@@ -119,16 +120,25 @@ def _open(paths: Sequence[str], choice: ChoiceRequest, split: str) -> Grouped:
     return Grouped(images, groups)
 
 
-def refuse_common(validation: ImageSource, test: ImageSource) -> None:
+Contents = Sequence[tuple[str, bytes | None]]
+"""Name and digest of the bytes of each image, None where they cannot be read."""
+
+
+def _contents(grouped: Grouped) -> Contents:
+    source = grouped.images.source
+    assert isinstance(source, ListedImages)  # as open_grouped opens them
+    return [(name, source.content(index)) for index, name in enumerate(source.names)]
+
+
+def refuse_common(validation: Contents, test: Contents) -> None:
     """Refuse images that stand in both sets: with the same bytes, whatever their names and folders.
 
     Raises:
         UsageError: there is one.
     """
-    assert isinstance(validation, ListedImages) and isinstance(test, ListedImages)  # as open_grouped opens them
-    name_of = {content: name for index, name in enumerate(test.names) if (content := test.content(index)) is not None}
-    for index, name in enumerate(validation.names):
-        if (other := name_of.get(validation.content(index) or b"")) is not None:
+    name_of = {content: name for name, content in test if content is not None}
+    for name, content in validation:
+        if (other := name_of.get(content or b"")) is not None:
             there = "" if other == name else f" as {other}"
             raise UsageError(f"{name} stands in --choose and in --test{there}: what chooses the units must not judge them")
 
@@ -240,9 +250,7 @@ def _unscored(request: EditRequest, how: str) -> EditRequest:
     return replace(request, sees=(), writes=writes, by=None, head=None, layers=None, how=how)
 
 
-def _images(grouped: Grouped) -> Record:
+def _images(contents: Contents) -> Record:
     """Return the number of images, and a digest of their names and contents: names below two folders may be the same."""
-    source = grouped.images.source
-    assert isinstance(source, ListedImages)  # as open_grouped opens them
-    contents = [(source.content(index) or b"").hex() for index in range(len(source.names))]
-    return {"count": len(source.names), "digest": list_digest([*source.names, *contents])}
+    digests = [(content or b"").hex() for _, content in contents]
+    return {"count": len(contents), "digest": list_digest([*(name for name, _ in contents), *digests])}

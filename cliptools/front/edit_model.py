@@ -291,9 +291,9 @@ class Editor:
             UsageError: a unit has no text, or no unit writes along the texts.
         """
         places = self._places()
-        v = [torch.stack([self.v[text] for text in texts]) for _, texts in places]
         groups = [
-            (number, self.unit[rows, 1], vectors) for (number, _), rows, vectors in zip(places, places.values(), v, strict=True)
+            (number, self.unit[rows, 1], torch.stack([self.v[text] for text in texts]))
+            for (number, texts), rows in places.items()
         ]
         overlap_of: Callable[[Weights], float]
         if self.pooled:
@@ -378,8 +378,8 @@ class Editor:
         settings = figures | {"units": self.kind, "templates": recorded_templates(request.templates)}
         settings |= {"precision": request.precision, "names": self.unit.tolist(), "bundle": self.chosen.digest}
         history = [] if self.chosen.bundle is None else self.chosen.bundle.header.history
-        idle = [*(["approximate"] if not self.early else []), *(["seed"] if not self.images else [])]  # what changed nothing
-        arguments = {key: value for key, value in request.arguments.items() if key not in idle}
+        counts = {"approximate": self.early, "seed": bool(self.images)}  # whether they changed anything
+        arguments = {key: value for key, value in request.arguments.items() if counts.get(key, True)}
         header = Header(KIND, identity, self.images, settings, list(history)).after(TOOL, arguments)
         record = {"units": units} | figures | {"precision": request.precision, "images": self.images or None}
         record |= {"before": model.sha256, "after": after, "model": recorded_model(identity), "bundle": self.chosen.digest}

@@ -98,9 +98,6 @@ def _check_outputs(options: EditOptions) -> None:
         raise UsageError("--mask writes a mask in place of a checkpoint: leave -o and --out-dir out")
     if options.mask is not None and options.how == "null":
         raise UsageError("--mask puts units at their means; --how null is an edit of weights: -o FILE")
-    inputs, mask = [file for file in (options.bundle, options.means) if file is not None], options.mask
-    if mask is not None and any(file.exists() and mask.exists() and file.samefile(mask) for file in inputs):
-        raise UsageError(f"--mask {mask}: an input of this run; name another file")
 
 
 def _request(options: EditOptions) -> EditRequest:
