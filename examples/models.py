@@ -4,17 +4,18 @@
     clip-scenes --single --count 5260 --seed 7000 --out-dir DRAWINGS; python models.py DRAWINGS/images BUNDLE.safetensors…
 
 A row for each bundle and measure, with 95 % intervals: Wilson's for shares of scenes, normal over units otherwise. Scenes are of
-seeds that neither the training nor the bundle used.
+seeds that neither the training nor the bundle used. What scenes say of words is measured twice, on N = 3,000 and on 20,000 scenes
+(column scenes): a unit that is silent on most scenes has few from which a word can be chosen.
 
 zero-shot, one emoji        share of scenes of one emoji whose concept has the highest score of 526
 styles never seen           the same where training never showed the concept in the style of the scene
-truth of written words      correlation of a unit's activity with the presence of the word it writes, on half of 3,000 scenes
+truth of written words      correlation of a unit's activity with the presence of the word it writes, on half of N scenes
 truth of seen words         the same of the word that the other half of the scenes chose
 truth of random words       the same of a word at random
 simulation, 8 written       correlation of a unit's activity with the sum of its eight largest words, weighted by coefficients
 simulation, 8 seen          the same by the eight words of largest correlation on the other half
 CoSy of seen words          P(a unit acts more on a drawing of its seen word than on a scene)
-top 10, written             share of the 10 of 3,000 scenes of largest activity that show the written word, less the word's
+top 10, written             share of the 10 of N scenes of largest activity that show the written word, less the word's
                             prevalence, over the half of the units of larger effect, without words true of a tenth of the scenes
 top 10, seen                the same of the seen word of the bundle
 agreement                   rank correlation over units of the agreement without and with the truth
@@ -44,8 +45,8 @@ from cliptools.models.load import LoadedModel, load_recorded_model
 from training.measures import embed_classes, embed_scenes, recall_at, single_scenes, unseen_combinations
 from training.texts import Tokenizer
 
-COLUMNS = ("model", "seed", "measure", "value", "low", "high", "of")
-SCENES, OTHER_SEED, FRESH_SEED = 3000, 1000, 6_000_000
+COLUMNS = ("model", "seed", "measure", "value", "low", "high", "of", "scenes")
+SCENES, OTHER_SEED, FRESH_SEED = (3000, 20_000), 1000, 6_000_000
 TOP, COMMON, SELECTIVE = 10, 0.1, 0.02
 Row = dict[str, object]
 
@@ -85,9 +86,9 @@ def of_record(record: dict) -> Interval:
     return Interval(*(record[key] if record[key] is not None else math.nan for key in ("mean", "low", "high", "units")))
 
 
-def judgements(bundle: Bundle, drawings: str, seed: int) -> dict[str, Interval]:
-    """Return the measures of clip-judge."""
-    request = JudgeRequest(truth="scenes", limit=SCENES, seed=OTHER_SEED + seed, pictures=drawings)
+def judgements(bundle: Bundle, drawings: str, seed: int, scenes: int) -> dict[str, Interval]:
+    """Return the measures of clip-judge on a number of scenes."""
+    request = JudgeRequest(truth="scenes", limit=scenes, seed=OTHER_SEED + seed, pictures=drawings)
     summary = judged(bundle, None, request).summary
     words, simulation = summary["words"], summary["simulation"]
     rank, units = summary["rank_correlation"], summary["units"]
@@ -107,10 +108,10 @@ class Activity(NamedTuple):
     shows: Bool[np.ndarray, "image text"]
 
 
-def activity(bundle: Bundle, model: LoadedModel, seed: int) -> Activity:
+def activity(bundle: Bundle, model: LoadedModel, seed: int, scenes: int) -> Activity:
     """Return the activities on scenes of another seed than those of the judgement."""
     texts = bundle.text_list("words")["texts"]
-    images = open_judged(bundle, None, "scenes", None, texts, limit=SCENES, sample=None, seed=2000 + seed, same_names=False)
+    images = open_judged(bundle, None, "scenes", None, texts, limit=scenes, sample=None, seed=2000 + seed, same_names=False)
     measured = measure(bundle, model, images, len(texts), Reading(), Skipped())
     assert images.truth is not None
     shows = np.zeros((len(measured.numbers), len(texts)), dtype=bool)
@@ -146,10 +147,12 @@ def rows(path: Path, drawings: str) -> list[Row]:
     seed = int(bundle.header.history[0]["arguments"].get("seed", 0))
     model = load_recorded_model(bundle.header.model)
     tokenizer = SimpleTokenizer(context_length=model.clip.context_length)
-    measures = accuracies(model, tokenizer, seed) | judgements(bundle, drawings, seed)
-    measures |= sheets(bundle, activity(bundle, model, seed))
     common: Row = {"model": bundle.header.model["name"].rsplit("/", 1)[-1], "seed": seed}
-    return [common | {"measure": name} | shown(value) for name, value in measures.items()]
+    found = [common | {"measure": name} | shown(value) for name, value in accuracies(model, tokenizer, seed).items()]
+    for scenes in SCENES:
+        measures = judgements(bundle, drawings, seed, scenes) | sheets(bundle, activity(bundle, model, seed, scenes))
+        found += [common | {"measure": name, "scenes": scenes} | shown(value) for name, value in measures.items()]
+    return found
 
 
 def shown(value: Interval) -> Row:
