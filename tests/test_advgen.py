@@ -16,6 +16,7 @@ import torch
 from helpers import ROOT
 from helpers.advgen_input import WORDS, inside, lines, model, parsed
 from PIL import Image
+from scipy.stats import binomtest
 
 from cliptools.emoji.words import concepts_in
 from cliptools.models.load import load_model
@@ -90,7 +91,8 @@ def test_a_cat_fools_where_a_panda_does_not(tmp_path: Path) -> None:
     assert [r["fooled"] for r in found] == [True] * 4 + [False] * 4
     assert [(r["check"]["depicted"], r["check"]["predicted"]) for r in found] == [(False, True)] * 4 + [(True, False)] * 4
     assert found[0]["file"] == records[0]["file"] and found[0]["pair"] == "panda->cat" and found[0]["description"] is None
-    assert "8 pictures" in done.stderr.decode() and "of the 4 that show panda and no cat, 0 (0.0 %)" in done.stderr.decode()
+    note = done.stderr.decode()
+    assert "8 pictures" in note and "of the 4 that show panda and no cat, 0: 0.0 % (0.0–49.0)" in note
 
 
 def test_unreadable_pictures_are_named_and_skipped(tmp_path: Path) -> None:
@@ -133,7 +135,9 @@ def test_seeds_and_pairs(twelve: bytes) -> None:
     )
     assert [note.split(":")[0] for note in notes] == list(titles)
     fooled = sum(r["fooled"] for r in parsed(twelve))
-    assert notes[0].startswith(f"{titles[0]}: {fooled} of 12 pictures fool emoji-vit2 ({100 * fooled / 12:.1f} %)")
+    ends = [f"{100 * end:.1f}" for end in binomtest(fooled, 12).proportion_ci(method="wilson")]
+    rate = f"{100 * fooled / 12:.1f} % ({'–'.join(ends)})"
+    assert notes[0].startswith(f"{titles[0]}: {fooled} of 12 pictures fool emoji-vit2: {rate}")
     other = inside("advgen", *PLAIN, "--take", 4, "--images", 3, "--seed", 1, stdin=lines(*WORDS))
     assert [r["description"] for r in parsed(other.stdout)] != [r["description"] for r in parsed(twelve)]
 

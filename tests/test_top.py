@@ -1,6 +1,7 @@
 """clip-top: inertia and uncentred norms compared with slow forms, and its output and errors as a process."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from sklearn.cluster import KMeans
 
 from cliptools.analysis.retrieval import inertia, largest_norms
 from cliptools.emoji.render import SceneSource, scene_key
+from cliptools.front.tables import rendered
+from cliptools.front.top import top_table
+from cliptools.front.top_images import Top
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.models.load import LoadedModel, load_model
 from cliptools.render.contact_sheet import SheetRow, contact_sheet
@@ -150,6 +154,14 @@ def test_images_that_lie_in_an_archive(file: Path, effects: Bundle, records: lis
     assert [row[0] for row in rows] == units.split(",")
     assert [row[1] for row in rows] == [f"{records[j]['inertia']:.3f}" for j in (4, 0)]
     assert rows[0][3] == f"shard.tar/{records[4]['image']}.png"
+
+
+def test_the_table_says_of_how_few_images_an_inertia_is(effects: Bundle) -> None:
+    counts = {10: 0.5, 3: 0.125, 1: math.nan}
+    tops = [Top(effects, row, ["a.png"], [1.0], [0], value, count) for row, (count, value) in enumerate(counts.items())]
+    table = rendered(top_table(tops, len(tops)), terminal=False).decode()
+    cells = [line.split("  ") for line in table.splitlines()[1:]]
+    assert [[cell.strip() for cell in line if cell][1] for line in cells] == ["0.500", "0.125 (3 images)", "–"]
 
 
 def test_a_row_that_belongs_to_the_one_above_has_no_rule() -> None:

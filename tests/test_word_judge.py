@@ -151,6 +151,7 @@ def check_scores(world: World, kind: str, n: int, text: int, scores: dict[str, f
     assert scores["f1"] == pytest.approx(f1_score(A, C, zero_division=0), abs=1e-9)
     assert scores["iou"] == pytest.approx(jaccard_score(A, C, zero_division=0), abs=1e-9)
     assert scores["auprc"] == pytest.approx(average_precision_score(A, c), abs=1e-9)
+    assert scores.get("shown") == (c.sum() if kind == "labels" else None)
 
 
 def check_simulation(world: World, kind: str, n: int, result: Any, by_text: dict[int, float], known: set[int]) -> None:

@@ -189,4 +189,5 @@ def test_intervals_over_units_contain_the_mean(rng: np.random.Generator) -> None
     assert 0.90 < np.mean([low < 1 < high for _, low, high in samples]) < 0.98
     two = scipy.stats.t.interval(0.95, 1, 0.2, scipy.stats.sem([0.1, 0.3]))
     assert mean_interval(np.array([0.1, 0.3])) == pytest.approx((0.2, *two), abs=1e-9)
+    assert mean_interval(np.zeros(9))[0] == 0 and np.isnan(mean_interval(np.zeros(9))[1:]).all()
     assert mean_interval(np.array([np.nan, 2.0]))[0] == 2 and np.isnan(mean_interval(np.array([np.nan]))).all()

@@ -38,6 +38,8 @@ from cliptools.analysis.word_metrics import (
 from cliptools.streaming.activities import Activities
 
 METRICS = ("correlation", "cosine", "f1", "iou", "auprc")
+SHOWN = "shown"
+"""The number of scored images that show the text, beside its METRICS with ground truth."""
 SIMULATED = 8  # words of a simulation
 Texts = Int[np.ndarray, " U"]
 """A text for each unit, -1 for none."""
@@ -91,7 +93,7 @@ class Judgement:
     words: Mapping[str, Texts]
     """The text of each kind."""
     scores: Mapping[str, Mapping[str, PerUnit]]
-    """The scores on the scored half, for each kind of word and metric."""
+    """The scores on the scored half, for each kind of word and metric; with ground truth also SHOWN."""
     simulation: Mapping[str, PerUnit]
     """The scores of the simulations by written and by seen words."""
     agreement: PerUnit
@@ -173,7 +175,7 @@ def _score(setting: Setting, words: Mapping[str, Texts], chosen: _Chosen) -> Jud
     agreement, own_agreement, p = (np.full(U, np.nan) for _ in range(3))
     seen_correlation = np.zeros(chosen.seen.shape)
     for by_metric in scores.values():
-        by_metric |= {metric: np.full(U, np.nan) for metric in METRICS}
+        by_metric |= {metric: np.full(U, np.nan) for metric in (METRICS if setting.presence.graded else (*METRICS, SHOWN))}
     signed = {"written": setting.written.largest(SIMULATED), "seen": chosen.signed}
     everything = np.sort(np.concatenate([setting.choosing, setting.scored]))
     for rows, a in setting.activities.columns():
@@ -230,10 +232,11 @@ class _Columns:
 
 
 def _metrics(a: np.ndarray, A: np.ndarray, c: np.ndarray, setting: Setting) -> dict[str, np.ndarray]:
-    """Return all METRICS of one text a unit."""
-    C = largest(c, setting.share) if setting.presence.graded else shown(c)
+    """Return all METRICS of one text a unit, and SHOWN with ground truth."""
+    graded = setting.presence.graded
+    C = largest(c, setting.share) if graded else shown(c)
     values = _defined(correlation, a, c), _defined(cosine, a, c), f1(A, C), iou(A, C), average_precision(A, c)
-    return dict(zip(METRICS, values, strict=True))
+    return dict(zip(METRICS, values, strict=True)) | ({} if graded else {SHOWN: C.sum(0).astype(np.float64)})
 
 
 def _defined(metric: Callable[[np.ndarray, np.ndarray], np.ndarray], a: np.ndarray, c: np.ndarray) -> np.ndarray:

@@ -145,12 +145,16 @@ def false_discovery_rates(p: PerUnit) -> PerUnit:
 
 
 def mean_interval(x: PerUnit) -> tuple[float, float, float]:
-    """The mean over the units where x is finite, and the ends of its 95 % interval by Student's t; NaN if not defined."""
+    """The mean over the units where x is finite, and the ends of its 95 % interval by Student's t; NaN if not defined.
+
+    Equal values, such as the scores of words that no scored image shows, do not say how far their mean is from that of other
+    units: their interval is not defined.
+    """
     finite = x[np.isfinite(x)]
     if not len(finite):
         return (math.nan,) * 3
     mean = float(finite.mean())
-    if len(finite) < 2:
+    if len(finite) < 2 or not np.ptp(finite):
         return mean, math.nan, math.nan
     reach = float(stdtrit(len(finite) - 1, (1 + CONFIDENCE) / 2)) * float(finite.std(ddof=1)) / math.sqrt(len(finite))
     return mean, mean - reach, mean + reach

@@ -66,7 +66,8 @@ def main(**options: Any) -> None:
     inertia of the unit.
 
     Inertia is the mean squared distance of the top images' embeddings M(I), at unit norm, from their mean: 0 if the model
-    sees the same in all of them, near 1 if it sees nothing in common. A unit of low inertia stands for one thing.
+    sees the same in all of them, near 1 if it sees nothing in common. A unit of low inertia stands for one thing. Of few
+    images it is lower by chance: where a unit acts on fewer than other units do, the table has their number beside it.
 
     With --files, writes only names of images, for cleaning a data set: those on which the selected units act most, from the
     lists in the bundle. No model is loaded and no image is read.

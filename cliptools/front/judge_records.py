@@ -13,7 +13,7 @@ from rich.text import Text
 from scipy.stats import spearmanr
 
 from cliptools.analysis.held_out import HeldOut
-from cliptools.analysis.word_judge import METRICS, Judgement
+from cliptools.analysis.word_judge import METRICS, SHOWN, Judgement
 from cliptools.analysis.word_metrics import AUC, MAD, mean_interval
 from cliptools.front.bundles import UnitBundle, unit_bundle
 from cliptools.front.tables import Records
@@ -103,11 +103,14 @@ def _scored_word(units: JudgedUnits, kind: str, row: int) -> Record | None:
     if text < 0:
         return None
     scores = units.judgement.scores[kind]
-    return {"word": units.pool.texts[text]} | {metric: number(value[row]) for metric, value in scores.items()}
+    found = {metric: number(value[row]) for metric, value in scores.items()}
+    if (count := found.get(SHOWN)) is not None:
+        found[SHOWN] = int(count)
+    return {"word": units.pool.texts[text]} | found
 
 
 def summary_of(units: JudgedUnits) -> Record:
-    """Return the means over the units with their normal 95 % intervals."""
+    """Return the means over the units with their 95 % intervals."""
     judgement = units.judgement
     tested = int(np.isfinite(judgement.p).sum())
     with_word = int(units.has_word.sum())
@@ -135,7 +138,7 @@ def rank_correlation(x: Float64[np.ndarray, " n"], y: Float64[np.ndarray, " n"])
 
 
 def interval(values: Float64[np.ndarray, " n"]) -> Record:
-    """Return the mean over the units, the ends of its normal 95 % interval, and the number of units."""
+    """Return the mean over the units, the ends of its 95 % interval, and the number of units."""
     mean, low, high = mean_interval(values)
     return {"mean": number(mean), "low": number(low), "high": number(high), "units": int(np.isfinite(values).sum())}
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cliptools.analysis.selection import by_layers, by_units, by_word, rows_named
-from cliptools.console import front_call
+from cliptools.console import count_of, front_call
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.arguments import chosen_layers, require_number, require_one_of
 from cliptools.front.images import Images, Reading, open_any
@@ -232,11 +232,18 @@ def top_table(tops: Sequence[Top], rows: int) -> Table:
     for title in ("unit", "inertia", "norm"):
         table.add_column(title, justify="right", no_wrap=True)
     with_words = any("word" in top.bundle for top in tops)
+    most = max((top.inertia_images for top in tops), default=0)
     for title in ("words", "top images")[not with_words :]:
         table.add_column(title, overflow="fold")
     for top in tops[:rows]:
         words = "  ".join(shown_word(top.bundle, word, c) for word, c in _words(top)) if "word" in top.bundle else ""
-        inertia_cell = "–" if math.isnan(top.inertia) else f"{top.inertia:.3f}"
-        cells = [unit_name(*top.unit), inertia_cell, f"{top.norms[0]:.3g}" if top.norms else "–"]
+        cells = [unit_name(*top.unit), _inertia_cell(top, most), f"{top.norms[0]:.3g}" if top.norms else "–"]
         table.add_row(*cells, *([Text(words)] if with_words else []), Text("  ".join(top.names[:TABLE_IMAGES])))
     return table
+
+
+def _inertia_cell(top: Top, most: int) -> str:
+    """Return a unit's inertia, with the number of its images where it is below that of other units: few images lower it."""
+    if math.isnan(top.inertia):
+        return "–"
+    return f"{top.inertia:.3f}" if top.inertia_images == most else f"{top.inertia:.3f} ({count_of(top.inertia_images, 'image')})"

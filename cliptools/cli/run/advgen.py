@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
+from cliptools.analysis.zero_shot import Share
 from cliptools.cli.app import Output, choose_format, open_input
 from cliptools.cli.run.advgen_pictures import EMOJI, PictureOptions, load_evaluation, picture_records
 from cliptools.cli.surroundings import refuse_idle
@@ -294,12 +295,12 @@ def _judge_pictures(descriptions: Sequence[Description], options: AdvgenOptions,
 
 def _result_text(task: Task, tally: Tally) -> str:
     """Return a sentence with the counts of a task."""
-    rate = _percent(tally.fooled, tally.images)
-    text = f"{task.title}: {tally.fooled} of {count_of(tally.images, 'picture')} fool {task.model['name']} ({rate})"
+    rate = _rate(tally.fooled, tally.images)
+    text = f"{task.title}: {tally.fooled} of {count_of(tally.images, 'picture')} fool {task.model['name']}: {rate}"
     if not tally.checked:
         return f"{text}; unchecked"
-    rate = f"{tally.sound_fooled} ({_percent(tally.sound_fooled, tally.sound)})"
-    return f"{text}; of the {tally.sound} that show {task.depict} and no {task.predict}, {rate}"
+    rate = _rate(tally.sound_fooled, tally.sound)
+    return f"{text}; of the {tally.sound} that show {task.depict} and no {task.predict}, {tally.sound_fooled}: {rate}"
 
 
 def _left_out_text(descriptions: Sequence[Description], painter: Painter) -> str:
@@ -318,8 +319,13 @@ def _left_out_text(descriptions: Sequence[Description], painter: Painter) -> str
     )
 
 
-def _percent(part: int, total: int) -> str:
-    return f"{100 * part / total:.1f} %" if total else "none"
+def _rate(part: int, total: int) -> str:
+    """Return a share with Wilson's 95 % interval: `33.3 % (13.8–60.9)`."""
+    if not total:
+        return "none"
+    share = Share(part, total)
+    low, high = share.interval()
+    return f"{100 * share.value:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:
@@ -327,12 +333,12 @@ def _table(rows: Sequence[tuple[Task, Tally]], terminal: bool) -> bytes:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("pair", "by"):
         table.add_column(title)
-    for title in ("seed", "pictures", "fooled", "", "sound", "fooled of these", ""):
+    for title in ("seed", "pictures", "fooled", "share (95 %)", "sound", "fooled of these", "share (95 %)"):
         table.add_column(title, justify="right")
     for task, tally in rows:
         sound = ("–",) * 3
         if tally.checked:
-            sound = (str(tally.sound), str(tally.sound_fooled), _percent(tally.sound_fooled, tally.sound))
-        rate = _percent(tally.fooled, tally.images)
+            sound = (str(tally.sound), str(tally.sound_fooled), _rate(tally.sound_fooled, tally.sound))
+        rate = _rate(tally.fooled, tally.images)
         table.add_row(Text(task.pair), Text(task.kind), str(task.seed), str(tally.images), str(tally.fooled), rate, *sound)
     return rendered(table, terminal=terminal)
