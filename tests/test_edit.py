@@ -444,6 +444,7 @@ def test_bad_units(suite: Suite, second: ct.UnitBundle, pooled: ct.UnitBundle) -
         ([unit | {"neuron": 999}], {"writes": "cat"}, StreamError, "neuron 1:999, which the model does not have"),
         ([unit], {}, UsageError, "--how null needs the texts"),
         ([unit], {"writes": "cat", "bundle": pooled}, StreamError, "bundle for means is of another model than that of the lines"),
+        ([unit], {"writes": "cat", "bundle": second}, UsageError, r"a bundle's means \(--means\) are for units of a ResNet"),
         ([unit], {"sees": "cat", "writes": "dog"}, UsageError, "lines name their units already"),
         ([unit], {"writes": "cat", "layers": [1]}, UsageError, "lines name their units already"),
         ([unit, {"layer": 3, "head": 0, "model": model}], {"writes": "cat"}, UsageError, "units of several kinds"),

@@ -114,11 +114,6 @@ class EditRequest:
         check_template_options(self.templates)
 
 
-def distinct_texts(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return texts without spaces around them, each once."""
-    return tuple(dict.fromkeys(text.strip() for text in texts))
-
-
 def edited_model(bundle: Bundle | None, lines: Sequence[Line] | None, request: EditRequest) -> Edited:
     """Return the edited model of a bundle's units, or of those that lines name.
 
@@ -145,6 +140,8 @@ def editor_of(bundle: Bundle | None, lines: Sequence[Line] | None, request: Edit
         recorded = chosen.model
     assert recorded is not None
     model = _model(recorded, request)
+    if lines is not None and bundle is not None and not pools_by_attention(model.clip):
+        raise UsageError(f"a bundle's means (--means) are for units of a ResNet; those of {model.name} take none: leave it out")
     texts = dict.fromkeys((*request.sees, *request.writes))
     for unit_texts in () if chosen is None else chosen.writes:
         texts.update(dict.fromkeys(unit_texts))

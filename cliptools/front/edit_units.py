@@ -55,6 +55,11 @@ class ChosenUnits:
         return ChosenUnits(self.unit[:head], self.writes[:head], score, self.model, self.bundle, self.digest)
 
 
+def distinct_texts(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return texts without spaces around them, each once."""
+    return tuple(dict.fromkeys(text.strip() for text in texts))
+
+
 def units_of_lines(lines: Iterable[Line], writes: Sequence[str], bundle: Bundle | None) -> ChosenUnits:
     """Return the units of lines of clip-spurious, clip-explain, clip-judge, clip-top or clip-view.
 
