@@ -76,6 +76,15 @@ def test_margins_are_those_of_the_pictures(twelve: bytes, tmp_path: Path) -> Non
     assert [tmp_path / "out" / r["file"] for r in kept] == [Path(r["file"]) for r in parsed(done.stdout)]
 
 
+def test_pairs_of_like_names_have_folders_of_their_own(tmp_path: Path) -> None:
+    given = lines(*WORDS) + lines(*WORDS, predict="cat!") + lines(*WORDS, depict="熊猫", predict="猫")
+    done = inside("advgen", *PLAIN, "--take", 2, "--images", 1, "--out-dir", tmp_path / "out", stdin=given)
+    assert done.returncode == 0, done.stderr
+    files = [Path(record["file"]).relative_to(tmp_path / "out") for record in parsed(done.stdout)]
+    assert len(set(files)) == 6 and len({file.parts[0] for file in files}) == 3
+    assert files[0].parts[0] == "panda-to-cat" and files[4].parts[0] == "熊猫-to-猫"
+
+
 def test_a_cat_fools_where_a_panda_does_not(tmp_path: Path) -> None:
     """Pictures from another source are judged: the sign of the margin follows their content."""
     records = []

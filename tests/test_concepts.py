@@ -149,6 +149,10 @@ def test_recall_and_its_interval() -> None:
     assert math.isclose(tied.high - tied.low, found.high - found.low, rel_tol=0.05)
     uneven = recall([1, 0, 2], [1, 3, 2])
     assert uneven.value == 0.5 and uneven.low == 0 and uneven.high == 1
+    for hit in (0, 1):  # equal images do not vary in any draw
+        few = recall([hit] * 5, [1] * 5)
+        assert few.value == hit and (few.low, few.high) == Share(5 * hit, 5).interval()
+    assert recall([1, 0, 0, 0], [1, 0, 0, 0]) == recall([1], [1])  # images without names tell nothing
 
 
 def test_truth_by_the_end_of_an_images_name(tmp_path: Path) -> None:

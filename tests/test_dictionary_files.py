@@ -100,6 +100,14 @@ def test_options_replace_the_configuration(tmp_path: Path) -> None:
     assert open_dictionary(str(path)).digest != open_dictionary(f"{path},layer=1").digest
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_configuration_within_a_pickle(tmp_path: Path, beside: bool) -> None:
+    torch.save({"cfg": {"layer": 1, "activation": "relu"}, "state_dict": tensors()}, tmp_path / "sae.pt")
+    if beside:
+        (tmp_path / "cfg.json").write_text(json.dumps({"layer": 2, "activation": "relu"}))
+    assert open_dictionary(str(tmp_path / "sae.pt")).settings.layer == (2 if beside else 1)
+
+
 class Trap:
     """An object that would write a file if a pickle of it were run."""
 

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from cliptools.analysis.pursuit import pursue, refit
 from cliptools.devices import Limit, in_halves
 from cliptools.errors import SingleItemError
 from cliptools.segmentation.masks import MemoryLimits, WindowAverage, best_texts, logits_at_size
+from cliptools.streaming.storage import Storage, files_fit
 
 TOO_MUCH = 10**15  # bytes that no machine has
 IMAGES = ("effects second", "effects indirect", "effects pooled", "effects heads", "top", "top raw", "top pairs")
@@ -212,3 +214,12 @@ def test_refusals_of_every_device(text: str) -> None:
         return len(items)
 
     assert [result for _, result in in_halves([(range(4), None)], work)] == [1] * 4
+
+
+def test_a_temporary_folder_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tensors in files take the next folder of the list, as other temporary files do."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    if not files_fit(1.0, torch.device("cpu")):
+        pytest.skip("no tensors in files here")
+    kept = Storage(in_files=True).zeros(torch.zeros(1), 3, 2)
+    assert torch.equal(kept, torch.zeros(3, 2)) and not list(tmp_path.iterdir())

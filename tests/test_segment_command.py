@@ -260,3 +260,5 @@ def test_names_out_of_archives_stay_below_the_folder() -> None:
         part in ("", ".", "..") for name in ("../../x.png", "/etc/x.png", "a/../b.png") for part in folder_of(name).split("/")
     )
     assert slugs(["a cat", "A  cat!", "犬", "///"]) == ["a-cat", "2-a-cat", "犬", "text"]
+    assert slugs(["3 cats", "cats", "cats!", "CATS?"]) == ["3-cats", "cats", "4-cats", "5-cats"]
+    assert len(set(slugs(["x", "2 x", "x!", "3-x", "x?"] * 3))) == 15

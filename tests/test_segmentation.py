@@ -366,7 +366,9 @@ def test_metrics_where_a_class_is_missing() -> None:
     everything = fit(heat, ~empty, ~empty)
     assert everything.object_precision == 1 and np.isnan(everything.iou[0]) and everything.mean_iou == 1
     assert fit(heat, heat > 0.9, empty).iou == (pytest.approx(8 / 9), 0)  # the mask alone has it: 0, and in the mean
-    assert np.isnan([Fit().mean_iou, Fit().accuracy]).all()
+    assert np.isnan([Fit().mean_iou, Fit().accuracy, Fit().mean_precision]).all()
+    uncounted = fit(heat, empty, empty, ~empty)
+    assert uncounted.pixels == 0 and np.isnan(uncounted.accuracy) and uncounted.object_precision == 0
 
 
 @pytest.mark.parametrize("absent", ["object", "ground", "neither", "truth"])

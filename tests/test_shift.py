@@ -257,6 +257,10 @@ def test_a_table_groups_its_images_or_those_named(tmp_path: Path) -> None:
     known = read_table(table(tmp_path, "file,year,cat\nb/1.png,10,yes\n./a/1.png,9,0\na/2.png,10,\n"), "file")
     groups = by_column([], known, tmp_path, "year")
     assert groups.names == ("9", "10") and groups.of == [1, 0, 1] and groups.source.load(1).size == (8, 8)
+    for years in (("3", "nan", "1"), ("nan", "3", "1")):  # as pandas writes what is missing
+        lines = "".join(f"{name},{year}\n" for name, year in zip(("a/1.png", "a/2.png", "b/1.png"), years, strict=True))
+        missing = by_column([], read_table(table(tmp_path, f"file,year\n{lines}"), "file"), tmp_path, "year")
+        assert missing.names == ("1", "3", "nan")
     named = by_column([str(tmp_path / "a")], read_table(table(tmp_path, "file,year\n1,x\n2.jpg,y\n"), "file"), tmp_path, "year")
     assert named.names == ("x", "y") and named.of == [0, 1]
     labels = by_columns(groups, known, ("Cat", "dog"))

@@ -184,6 +184,10 @@ def test_false_discovery_rates_against_scipy(rng: np.random.Generator) -> None:
     assert np.delete(false_discovery_rates(with_gap), 5) == pytest.approx(false_discovery_rates(p), abs=1e-12)
 
 
+def test_two_images_tell_no_chance() -> None:
+    assert np.isnan(permutation_p(np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]]))).all()
+
+
 def test_intervals_over_units_contain_the_mean(rng: np.random.Generator) -> None:
     samples = [mean_interval(rng.exponential(size=200)) for _ in range(500)]
     assert 0.90 < np.mean([low < 1 < high for _, low, high in samples]) < 0.98

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cliptools.analysis.zero_shot import wilson
 from cliptools.unit_effects.factored import Activity, acts
 
 Score = Literal["norm", "signed"]
@@ -108,17 +109,20 @@ class Recall(NamedTuple):
 def recall(hits: Sequence[int], names: Sequence[int], seed: int = 0) -> Recall:
     """The sum of hits over the sum of names, of all images.
 
-    The interval is a percentile bootstrap over images, not over names: names of the same image are not independent.
+    The interval is a percentile bootstrap over the images with names, not over names: names of the same image are not
+    independent. It contains Wilson's for as many trials as images, because draws of equal images do not vary.
 
     Args:
         hits: Number of each image's names that are among its words.
         names: Number of each image's names; not all 0.
     """
     hit, trial = np.asarray(hits, dtype=np.int64), np.asarray(names, dtype=np.int64)
+    hit, trial = hit[trial > 0], trial[trial > 0]
     random = np.random.default_rng(seed)
     shares = []
     for _ in range(DRAWS):
         rows = random.integers(0, len(hit), len(hit))
-        shares.append(hit[rows].sum() / max(1, trial[rows].sum()))
-    low, high = np.percentile(shares, SPREAD)
-    return Recall(int(hit.sum()), int(trial.sum()), float(hit.sum() / trial.sum()), float(low), float(high))
+        shares.append(hit[rows].sum() / trial[rows].sum())
+    value, (low, high) = float(hit.sum() / trial.sum()), np.percentile(shares, SPREAD).tolist()
+    least, most = wilson(value, len(hit))
+    return Recall(int(hit.sum()), int(trial.sum()), value, min(low, least), max(high, most))

@@ -184,7 +184,7 @@ def mean_figures(tasks: Sequence[GroupAccuracies], s: Rows) -> dict[str, Estimat
     rows = np.atleast_1d(s)
     closed = _over_tasks([task.closed(s) for task in tasks])
     estimates = {name: _hull(_estimate(name, *_means(tasks, name, rows)), closed[name]) for name in tasks[0]._figures}
-    return {name: Estimate(x.value, max(0.0, x.low), min(1.0, x.high)) for name, x in estimates.items()}
+    return {name: Estimate(min(1.0, max(0.0, x.value)), max(0.0, x.low), min(1.0, x.high)) for name, x in estimates.items()}
 
 
 def mean_differences(tasks: Sequence[GroupAccuracies], s: Rows, before: Rows) -> dict[str, Estimate]:

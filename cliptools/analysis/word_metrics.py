@@ -122,14 +122,14 @@ def permutation_p(a: Columns, c: Columns) -> PerUnit:
         r sqrt((N - 2) / (1 - r^2))
 
     has Student's distribution with N - 2 degrees of freedom. The correlation of a itself does not: where a has large values of
-    both signs and few images show the text, a single image makes it large. NaN where a or c does not vary.
+    both signs and few images show the text, a single image makes it large. NaN where a or c does not vary, and for N < 3.
     """
     N = len(a)
     order = np.lexsort((np.random.default_rng(0).random(a.shape), a), axis=0)  # (N, n): a ascending
     score = np.empty(a.shape)
     np.put_along_axis(score, order, ndtri(np.arange(1, N + 1) / (N + 1))[:, None], axis=0)
     r = correlation(score, c).clip(-1, 1)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         p = stdtr(N - 2, -r * np.sqrt((N - 2) / (1 - r**2)))
     return np.where(_varies(a, a.std(0)), p, np.nan)
 

@@ -300,4 +300,4 @@ class PictureFolder:
 
 def slug(text: str) -> str:
     """Return a text as a part of a path."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("->", " to ")).strip("-") or "pair"
+    return re.sub(r"[\W_]+", "-", text.lower().replace("->", " to ")).strip("-") or "pair"

@@ -8,6 +8,7 @@
 
 import csv
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
@@ -179,6 +180,8 @@ def _sort_key(names: Sequence[str]) -> Callable[[str], tuple[float, str]]:
     try:
         values = {name: float(name) for name in names}
     except ValueError:
+        values = {}
+    if not values or not all(map(math.isfinite, values.values())):  # nan has no order
         return lambda name: (0.0, name)
     return lambda name: (values[name], name)
 

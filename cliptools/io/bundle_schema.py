@@ -149,7 +149,8 @@ _TENSORS = (
         "prefix_residual", "float32", "U p", "the same for fewer texts", "only from clip-decompose with `--prefix`", 0.0, 1.0
     ),
     TensorField(
-        "overlap", "int32", "U s", "texts of largest ⟨r, t⟩, t centred as in the pursuit, of unit norm; −1 if r is 0", WORDS, index_of="words",
+        "overlap", "int32", "U s", "texts of largest ⟨r, t⟩, t centred as in the pursuit, of unit norm; −1 if r is 0",
+        WORDS, index_of="words",
     ),
     TensorField(
         "overlap_cosine", "float32", "U s", "⟨r, t⟩ of these texts", WORDS, -1.0, 1.0, descending=True, along="overlap",

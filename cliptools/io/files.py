@@ -6,6 +6,7 @@ that ends. By hand, because libraries for atomic writes replace single files, wi
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import sys
@@ -17,6 +18,9 @@ from typing import cast
 
 from cliptools.console import warn
 from cliptools.errors import CliptoolsError, UsageError
+
+PREFIX, SUFFIX = ".cliptools-", ".part"
+"""Of the temporary names of outputs: without the output's own name, to which a longer one could not be given."""
 
 
 @contextlib.contextmanager
@@ -36,7 +40,7 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
         return
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=PREFIX, suffix=SUFFIX, dir=path.parent)
     except OSError as error:
         raise CliptoolsError(f"{path}: cannot write here ({error.strerror})") from None
     try:
@@ -44,15 +48,20 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # as for any new file, instead of mkstemp's 0600
+        os.chmod(temporary, 0o666 & ~_umask())  # as for any new file, instead of mkstemp's 0600
         os.replace(temporary, path)
     except OSError as error:
         raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _umask() -> int:
+    """Return the process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def replaceable(path: Path) -> bool:
@@ -68,7 +77,7 @@ def put_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written; the error names it.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f"{PREFIX}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}{SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
@@ -90,14 +99,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CliptoolsError(f"{path}: not empty; name a new folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=path.parent))
     except OSError as error:
         raise CliptoolsError(f"{path}: cannot write here ({error.strerror})") from None
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o777 & ~mask)
+        os.chmod(temporary, 0o777 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
         raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None

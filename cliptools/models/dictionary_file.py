@@ -132,7 +132,8 @@ def _content(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, _json(metadata["config"], path) if "config" in metadata else _config_beside(path)
     value = load_restricted(path, None, CONFIG_CLASSES, kind == "torch")
     within = value.get("cfg") if isinstance(value, Mapping) else None
-    return unpack(value, path).tensors, _config_beside(path) or dict(getattr(within, "attributes", {}))
+    settings = dict(within) if isinstance(within, Mapping) else dict(getattr(within, "attributes", {}))
+    return unpack(value, path).tensors, _config_beside(path) or settings
 
 
 def _starts_with_json(path: Path) -> bool:

@@ -83,9 +83,9 @@ class Fit:
     def mean_precision(self) -> float:
         """Mean over images of the average precision of both classes, all pixels in one ranking.
 
-        The score is the heat for the object and 1 - heat for the background.
+        The score is the heat for the object and 1 - heat for the background. NaN without images.
         """
-        return self.precision / self.images
+        return self.precision / self.images if self.images else math.nan
 
     @property
     def mean_object_precision(self) -> float:
@@ -123,12 +123,12 @@ def fit(
 
 def average_precision(score: Float[np.ndarray, " pixel"], truth: Bool[np.ndarray, " pixel"]) -> float:
     """Sum over descending distinct scores of precision times the gain in recall; 0 if no pixel is true."""
+    if not truth.any():
+        return 0.0
     order = np.argsort(-score, kind="stable")
     score, truth = score[order], truth[order]
     last = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)  # (distinct,): last index of each run of equal scores
     hits = np.cumsum(truth)[last]  # (pixel,) -> (distinct,)
-    if not hits[-1]:
-        return 0.0
     gain = np.diff(hits, prepend=0) / hits[-1]
     return float((gain * hits / (last + 1)).sum())
 

@@ -63,7 +63,8 @@ def _mapped_file(size: int) -> mmap.mmap:
 
 def _folder() -> str:
     """The folder of temporary files, $TMPDIR or /var/tmp: /tmp may itself be memory."""
-    return os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())
+    candidates = (os.environ.get("TMPDIR"), "/var/tmp")
+    return next((folder for folder in candidates if folder and os.access(folder, os.W_OK)), None) or tempfile.gettempdir()
 
 
 def files_fit(size: float, device: torch.device) -> bool:

@@ -24,7 +24,7 @@ from cliptools.generate.painters import EmojiPainter, Painter, Painting
 from cliptools.generate.painters.diffusion import DiffusionPainter
 from cliptools.generate.records import Description, PictureFolder, Task, slug
 from cliptools.images.decode import decode
-from cliptools.io.header import recorded_model
+from cliptools.io.header import digest, recorded_model
 from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel, load_model, load_recorded_model
 from cliptools.models.origin import HUB, LOCAL_DIR
@@ -230,10 +230,14 @@ def _requests(descriptions: Sequence[Description], images: int, seed: int) -> It
         UsageError: two pictures have the same path.
     """
     names: set[str] = set()
+    pair_of: dict[str, str] = {}
     for item in descriptions:
         task = item.task
+        folder = slug(task.pair)
+        if pair_of.setdefault(folder, task.pair) != task.pair:  # C->D and C++->D
+            folder = f"{folder}-{digest(task.pair)[:8]}"
         for copy in range(1 if item.file else images):
-            name = f"{slug(task.pair)}/{slug(task.kind)}-{task.seed}/{item.number:03d}-{copy:03d}.png"
+            name = f"{folder}/{slug(task.kind)}-{task.seed}/{item.number:03d}-{copy:03d}.png"
             if name in names and not item.file:
                 raise UsageError(f"{task.title}: duplicate description {item.number}; give each pair, kind and seed once")
             names.add(name)

@@ -327,9 +327,8 @@ def folder_of(name: str) -> str:
 def slugs(texts: Sequence[str]) -> list[str]:
     """File names without ending, one for each text and all different."""
     plain = [re.sub(r"\W+", "-", text.lower()).strip("-")[:LONGEST_SLUG] or "text" for text in texts]
-    used_names: set[str] = set()
-    names = []
-    for number, name in enumerate(plain):
-        names.append(name if name not in used_names else f"{number + 1}-{name}")
-        used_names.add(names[-1])
-    return names
+    names: dict[str, None] = {}
+    for number, name in enumerate(plain, 1):
+        candidates = chain((name,), (f"{n}-{name}" for n in count(number)))
+        names[next(candidate for candidate in candidates if candidate not in names)] = None
+    return list(names)
