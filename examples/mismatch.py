@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from cliptools.analysis.mismatch import Mismatch, Scores
 from cliptools.front.bundles import read, require_neurons
+from cliptools.front.mismatch import read_directions
 from cliptools.front.models import model_of
 from cliptools.front.vocabulary import vocabulary
 from cliptools.models.text_encoder import encode_pool
@@ -33,8 +34,7 @@ def pair_scores(path: Path) -> tuple[Scores, Bool[np.ndarray, "s t"]]:
     """Return the scores of all pairs of concepts, and True for those that look alike."""
     bundle = require_neurons(read(path), "read")
     t = encode_pool(model_of(bundle, None, "cpu"), vocabulary(concept.name for concept in concepts()))
-    names = ("read", "direction", "deviation", "embedding_covariance")
-    search = Mismatch(*(torch.from_numpy(bundle[name]) for name in names), t)
+    search = Mismatch(read_directions(bundle), torch.from_numpy(bundle["direction"]), t)
     scores = search.scores(search.t, ~torch.eye(len(t), dtype=torch.bool))
     return scores, search.alike(scores).numpy()
 

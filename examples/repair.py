@@ -38,12 +38,13 @@ from scipy import stats
 from torch import Tensor
 
 import cliptools as ct
-from cliptools.analysis.cue_units import cue_scores, sight, write_scores
+from cliptools.analysis.cue_units import cue_scores, write_scores
 from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.emoji.export import slug
 from cliptools.emoji.render import single_scenes_for
 from cliptools.front.bundles import read, require_neurons
 from cliptools.front.edit_choose import ChoiceRequest, Grouped, best_trial, image_weights, measure_groups
+from cliptools.front.mismatch import read_directions
 from cliptools.front.vocabulary import default_vocabulary_of
 from cliptools.images.classification.grouped import SCENES, open_grouped
 from cliptools.io.bundle import Bundle
@@ -174,12 +175,11 @@ class Repairs:
 
     def orders(self, plant: Plant) -> dict[str, Int[np.ndarray, " u"]]:
         """Return the units in the order in which each way of choosing takes them."""
-        tensors = [torch.from_numpy(self.bundle[name]) for name in ("read", "direction", "deviation", "embedding_covariance")]
-        q, r, deviation, covariance = tensors
+        read, r = read_directions(self.bundle), torch.from_numpy(self.bundle["direction"])
         t, s = (self.text[[concept]] - self.mean for concept in (plant.named, plant.cue))
         rather = bool((self.bundle["unit"][:, 2] < 0).all())  # neurons: those that see the cue rather than the class
-        score = cue_scores(q, r, deviation, covariance, s, t, rather)
-        write, see = write_scores(r, deviation, t), sight(q, deviation, covariance, s)[:, 0]
+        score = cue_scores(read, r, s, t, rather)
+        write, see = write_scores(r, read.deviation, t), read.in_float64().correlations(s.double())[:, 0]
         repair = score.argsort(descending=True, stable=True)[: int((score > 0).sum())].numpy()
         others = np.setdiff1d(np.arange(len(see)), repair)
         unseeing = others[see.numpy()[others].argsort(kind="stable")[: len(others) // 2]]

@@ -51,6 +51,7 @@ from cliptools.emoji.export import BLANK, OTHER
 from cliptools.emoji.writing import writable
 from cliptools.front.bundles import read, require_neurons
 from cliptools.front.edit_choose import best_trial, image_weights
+from cliptools.front.mismatch import read_directions
 from cliptools.front.vocabulary import default_vocabulary_of
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
@@ -145,11 +146,10 @@ class Attack:
 
     def orders(self, parts: Carried) -> dict[str, Int[np.ndarray, " u"]]:
         """Return the units in the order in which each way of choosing takes them."""
-        tensors = [torch.from_numpy(self.bundle[name]) for name in ("read", "direction", "deviation", "embedding_covariance")]
-        q, r, deviation, covariance = tensors
+        read, r = read_directions(self.bundle), torch.from_numpy(self.bundle["direction"])
         s, t = self.encode([CUE]) - self.mean, self.encode([self.names[word] for word in self.words]) - self.mean
-        score = cue_scores(q, r, deviation, covariance, s, t, rather=not self.pairs)  # as clip-edit --sees has it
-        ranked = {"sees": score, "explain": parts.excess, "write": write_scores(r, deviation, t)}
+        score = cue_scores(read, r, s, t, rather=not self.pairs)  # as clip-edit --sees has it
+        ranked = {"sees": score, "explain": parts.excess, "write": write_scores(r, read.deviation, t)}
         orders = {
             name: value.argsort(descending=True, stable=True)[: int((value > 0).sum())].numpy() for name, value in ranked.items()
         }

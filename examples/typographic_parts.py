@@ -20,10 +20,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from typographic_scenes import Drawn, pictures
 
-from cliptools.analysis.cue_units import sight
 from cliptools.analysis.explanation import Explainer, ImageShares
 from cliptools.analysis.margin_passes import HeadName, tower_of
 from cliptools.front.ablate_settings import BundleSettings, effect_of, units_of
+from cliptools.front.mismatch import read_directions
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel
 from cliptools.text.vocabularies import Pool
@@ -102,9 +102,8 @@ def rows(found: Carried, bundle: Bundle, pool: Pool, t: Float[Tensor, "text d"])
     for rank, (value, head) in enumerate(sorted(heads, reverse=True), 1):
         yield {"part": "head", "rank": rank, "layer": head.layer, "head": head.head, "change": _shown(value)}
     first = found.change.argsort(descending=True, stable=True)[:SHOWN]
-    names = ("read", "direction", "deviation", "embedding_covariance")
-    q, r, deviation, covariance = (torch.from_numpy(bundle[name]) for name in names)
-    see = sight(q[first], deviation[first], covariance, t).argmax(1).tolist()
+    read, r = read_directions(bundle).in_float64(), torch.from_numpy(bundle["direction"])
+    see = read.correlations(t.double())[first].argmax(1).tolist()
     write = (F.normalize(r[first].double(), dim=1) @ F.normalize(t.double(), dim=1).T).argmax(1).tolist()
     for rank, unit in enumerate(first.tolist(), 1):
         layer, neuron, head = (number if number >= 0 else "" for number in bundle["unit"][unit].tolist())

@@ -25,9 +25,10 @@ import torch
 from PIL import Image
 
 from cliptools.analysis.shift_statistics import GroupMoments, chance, chances, compare_all, false_discovery
-from cliptools.analysis.word_shares import Read, WordMeasure, units_of_words
+from cliptools.analysis.word_shares import WordMeasure, units_of_words
 from cliptools.emoji.render import render, to_uint8
 from cliptools.emoji.scenes import Scene, draw_scene, scene_of
+from cliptools.front.mismatch import read_directions
 from cliptools.front.vocabulary import default_vocabulary
 from cliptools.io.bundle import read_bundle
 from cliptools.models.load import load_recorded_model
@@ -94,9 +95,8 @@ def measure(bundle_path: Path, out: Path) -> None:
     model = load_recorded_model(bundle.header.model)
     pool = default_vocabulary(bundle)
     t = encode_named(model, pool, ())
-    read = (torch.from_numpy(bundle[name]).float() for name in ("read", "deviation", "embedding_covariance"))
     direction, unit = (torch.from_numpy(bundle[name]) for name in ("direction", "unit"))
-    row = units_of_words(direction, t.cpu(), UNITS_PER_WORD, Read(*read, bundle.header.images["count"])).row
+    row = units_of_words(direction, t.cpu(), UNITS_PER_WORD, read_directions(bundle), bundle.header.images["count"]).row
     settings = bundle.header.settings
     words = WordMeasure(factored_effect(model.clip, settings["effect"], settings["units"]), unit, row, t)
     known = [c for c, concept in enumerate(concepts()) if concept.name in pool.texts]

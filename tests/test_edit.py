@@ -15,7 +15,8 @@ from helpers.resnet_paths import pair_effects
 from helpers.tiny_suite import TEXTS, Suite
 
 import cliptools as ct
-from cliptools.analysis.cue_units import cue_scores, sight, write_scores
+from cliptools.analysis.cue_units import cue_scores, write_scores
+from cliptools.analysis.seen import ReadDirections
 from cliptools.errors import CliptoolsError, ModelError, StreamError, UsageError
 from cliptools.front.edit_choose import _random_units
 from cliptools.front.images import open_any
@@ -60,10 +61,12 @@ def test_scores_are_the_products_that_they_are_said_to_be() -> None:
 
     def see(n: int, text: torch.Tensor) -> float:
         variance = sum(float(text[i] * covariance[i, j] * text[j]) for i in range(5) for j in range(5))
-        return float(q[n] @ text) / (float(deviation[n]) * variance**0.5) if deviation[n] > 0 else 0.0
+        return max(-1.0, min(1.0, float(q[n] @ text) / (float(deviation[n]) * variance**0.5))) if deviation[n] > 0 else 0.0
 
+    read = ReadDirections(q / 4, deviation, covariance)  # so that some correlations end at 1 and others do not
+    q = read.q
     for rather in (False, True):
-        score = cue_scores(q, r, deviation, covariance, s, t, rather)
+        score = cue_scores(read, r, s, t, rather)
         for n in range(7):
             expected = 0.0
             for cue in s:
@@ -71,7 +74,9 @@ def test_scores_are_the_products_that_they_are_said_to_be() -> None:
                     factor = max(0.0, see(n, cue) - see(n, text)) if rather else 1.0
                     expected += max(0.0, see(n, cue)) * max(0.0, float(r[n] @ text)) * float(deviation[n]) * factor
             assert float(score[n]) == pytest.approx(expected, abs=1e-9)
-    assert float(sight(q, deviation, covariance, s)[4, 1]) == pytest.approx(see(4, s[1]), abs=1e-9)
+    correlations = [[see(n, text) for text in s] for n in range(7)]
+    np.testing.assert_allclose(read.correlations(s), correlations, atol=1e-9)
+    assert {abs(value) < 1 for row in correlations for value in row} == {True, False}
     written = sum(max(0.0, float(r[3] @ text)) for text in t) * float(deviation[3])
     assert float(write_scores(r, deviation, t)[3]) == pytest.approx(written, abs=1e-9)
 
@@ -355,6 +360,8 @@ def test_outputs_that_cannot_be(suite: Suite, tmp_path: Path) -> None:
     (tmp_path / "taken" / "x").write_text("")
     write = ("--writes", "cat", "--bundle", bundle)
     before = own.read_bytes()
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps({"layer": 1, "neuron": 2, "writes": "cat", "model": ct.read(bundle).header.model}))
     for words, status, message in (
         ((*write,), 2, "nothing to write"),
         ((*write, "-o", "-"), 2, "standard output is for the record"),
@@ -368,6 +375,11 @@ def test_outputs_that_cannot_be(suite: Suite, tmp_path: Path) -> None:
         ((*write, "--how", "null", "--mask", tmp_path / "b"), 2, "--how null is an edit of weights"),
         ((*write, "-", "-o", tmp_path / "a.safetensors", "--bundle", "-"), 2, "the units need a file"),
         ((*write, "--means", bundle, "-o", tmp_path / "a.safetensors"), 2, "--means is for units that lines name"),
+        (
+            ("--bundle", lines, "--means", bundle, "-o", tmp_path / "a.safetensors"),
+            2,
+            "--means is for units of a ResNet",
+        ),
         (("--bundle", suite.bundle("pooled"), "--mask", tmp_path / "b"), 2, "weights put units of a ResNet"),
         ((*write, "-o", tmp_path / "a.safetensors", "--sees", " "), 2, "--sees: found an empty text"),
         ((*write[2:], "-o", tmp_path / "a.safetensors", "--writes", ""), 2, "--writes: found an empty text"),
@@ -386,7 +398,7 @@ def test_outputs_that_cannot_be(suite: Suite, tmp_path: Path) -> None:
         assert done.returncode == status and message in done.stderr.decode(), (words, done.stderr.decode())
         assert len(done.stderr.splitlines()) == 1 and not done.stdout
     assert own.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.safetensors", "full.safetensors", "taken"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.safetensors", "full.safetensors", "lines.jsonl", "taken"]
 
 
 def test_lines_with_a_byte_order_mark_and_blank_lines(suite: Suite, second: ct.UnitBundle, tmp_path: Path) -> None:
@@ -444,7 +456,6 @@ def test_bad_units(suite: Suite, second: ct.UnitBundle, pooled: ct.UnitBundle) -
         ([unit | {"neuron": 999}], {"writes": "cat"}, StreamError, "neuron 1:999, which the model does not have"),
         ([unit], {}, UsageError, "--how null needs the texts"),
         ([unit], {"writes": "cat", "bundle": pooled}, StreamError, "bundle for means is of another model than that of the lines"),
-        ([unit], {"writes": "cat", "bundle": second}, UsageError, r"a bundle's means \(--means\) are for units of a ResNet"),
         ([unit], {"sees": "cat", "writes": "dog"}, UsageError, "lines name their units already"),
         ([unit], {"writes": "cat", "layers": [1]}, UsageError, "lines name their units already"),
         ([unit, {"layer": 3, "head": 0, "model": model}], {"writes": "cat"}, UsageError, "units of several kinds"),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import cliptools as ct
 from cliptools.analysis.mismatch import ALIKE, Mismatch, Pairs
+from cliptools.analysis.seen import ReadDirections
 from cliptools.errors import StreamError, TextError, UsageError
 from cliptools.front.mismatch import require_read
 from cliptools.models.text_encoder import encode_texts
@@ -94,7 +95,7 @@ def test_pairs_are_those_of_plain_loops(at_once: int, alike: bool) -> None:
     q, r, deviation, covariance, t = inputs()
     own = list(range(TEXT_COUNT))
     made = oracle(q, r, deviation, covariance, t, list(t), own)
-    search = Mismatch(q, r, deviation, covariance, t, near=0.4, alike=alike, at_once=at_once)
+    search = Mismatch(ReadDirections(q, deviation, covariance), r, t, near=0.4, alike=alike, at_once=at_once)
     assert len(search.row_blocks) == max(1, math.ceil(TEXT_COUNT / max(1, at_once // TEXT_COUNT)))
     for count in (5, 1000):
         first = expected(made, own, 0.4, alike, count)
@@ -109,9 +110,9 @@ def test_a_cue_within_the_vocabulary_and_another(number: int | None) -> None:
     cue = inputs(2)[-1][0] if number is None else t[number]
     own = [-1 if number is None else number]
     made = oracle(q, r, deviation, covariance, t, [cue], own)
-    pairs = Mismatch(q, r, deviation, covariance, t, near=0.5).of_cue(cue, number, 4)
+    pairs = Mismatch(ReadDirections(q, deviation, covariance), r, t, near=0.5).of_cue(cue, number, 4)
     check(pairs, made, expected(made, own, 0.5, False, 4))
-    see, write = Mismatch(q, r, deviation, covariance, t).parts(cue, int(pairs.t[0]))
+    see, write = Mismatch(ReadDirections(q, deviation, covariance), r, t).parts(cue, int(pairs.t[0]))
     assert float(see @ write) == pytest.approx(float(pairs.scores.G[0]), abs=1e-12)
 
 

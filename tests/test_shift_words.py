@@ -18,6 +18,7 @@ from scipy.signal import lfilter
 from scipy.stats import false_discovery_control
 
 from cliptools.analysis.concept_units import ConceptShare, choose_units
+from cliptools.analysis.seen import ReadDirections
 from cliptools.analysis.shift_statistics import (
     GroupMoments,
     chance,
@@ -30,7 +31,7 @@ from cliptools.analysis.shift_statistics import (
     moments_of,
     pooled_groups,
 )
-from cliptools.analysis.word_shares import OpenBlocks, Read, WordMeasure, WordSums, units_of_words
+from cliptools.analysis.word_shares import OpenBlocks, WordMeasure, WordSums, units_of_words
 from cliptools.emoji.export import Plan, samples
 from cliptools.emoji.render import scene_key
 from cliptools.emoji.scenes import draw_scene, scene_of
@@ -185,11 +186,11 @@ def test_few_numbers_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     layer = shape["layers"] - 2
     unit, t = effect.units(layer)[:12], unit_rows(9, d)
     r, random = unit_rows(12, d), np.random.default_rng(0)
-    read = Read(torch.from_numpy(random.normal(size=(12, d))), torch.ones(12), torch.eye(d), 50)
-    whole, row = units_of_words(r, t, 4, read), units_of_words(r, t, 4, read).row
+    read = ReadDirections(torch.from_numpy(random.normal(size=(12, d))), torch.ones(12), torch.eye(d))
+    whole, row = units_of_words(r, t, 4, read, 50), units_of_words(r, t, 4, read, 50).row
     words = WordMeasure(effect, unit, row, t)(images)
     monkeypatch.setattr("cliptools.analysis.word_shares.AT_ONCE", 30)
-    parts = units_of_words(r, t, 4, read)
+    parts = units_of_words(r, t, 4, read, 50)
     assert torch.equal(parts.row, whole.row) and parts.seen is not None and whole.seen is not None
     torch.testing.assert_close(parts.seen, whole.seen)
     torch.testing.assert_close(WordMeasure(effect, unit, row, t)(images).part, words.part, rtol=1e-9, atol=1e-12)
@@ -200,8 +201,8 @@ def test_units_of_words_write_and_see_them() -> None:
     e, r, t = random.normal(size=(200, d)), unit_rows(u, d), unit_rows(w, d).flip(0)
     a = random.normal(size=(200, u)) + e @ random.normal(size=(d, u))
     q = (a - a.mean(0)).T @ (e - e.mean(0)) / 200
-    read = Read(*(torch.from_numpy(x) for x in (q, a.std(0), np.cov(e.T, ddof=0))), n)
-    chosen, plain = units_of_words(r, t, 4, read), units_of_words(r, t, 4)
+    read = ReadDirections(*(torch.from_numpy(x) for x in (q, a.std(0), np.cov(e.T, ddof=0))))
+    chosen, plain = units_of_words(r, t, 4, read, n), units_of_words(r, t, 4)
     assert torch.equal(plain.row, choose_units(r, t, 4).row) and plain.seen is None and chosen.seen is not None
     for c in range(w):
         see = np.array([np.corrcoef(a[:, i], e @ t[c].numpy())[0, 1] for i in range(u)])

@@ -26,6 +26,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cliptools.analysis.seen import ReadDirections
+
 AT_ONCE = 1 << 24  # numbers of an array
 ALIKE = 0.8  # cosine `together` from which on things look alike
 
@@ -51,19 +53,6 @@ class Pairs(NamedTuple):
     """The numbers of each pair."""
     own_rank: Int[Tensor, " p"]
     """Rank of the pair by own_z among all pairs that could be listed."""
-
-
-def seen(
-    q: Float[Tensor, "u d"], deviation: Float[Tensor, " u"], covariance: Float[Tensor, "d d"], s: Float[Tensor, "s d"]
-) -> Float[Tensor, "u s"]:
-    """see_n(s) sd(a_n) of every unit.
-
-    Args:
-        deviation: sd(a_n). With few images q, which lacks the unit's own share, can be larger than Sigma allows.
-    """
-    variance = ((s @ covariance) * s).sum(1)  # (s): s^T Sigma s
-    see = (q @ s.T).clamp(min=0) / variance.clamp(min=torch.finfo(s.dtype).tiny).sqrt()
-    return torch.minimum(see, deviation[:, None])
 
 
 def written(r: Float[Tensor, "u d"], t: Float[Tensor, "t d"]) -> Float[Tensor, "u t"]:
@@ -93,10 +82,8 @@ class Mismatch:
 
     def __init__(
         self,
-        q: Float[Tensor, "u d"],
+        read: ReadDirections,
         r: Float[Tensor, "u d"],
-        deviation: Float[Tensor, " u"],
-        covariance: Float[Tensor, "d d"],
         texts: Float[Tensor, "t d"],
         near: float = 0.7,
         alike: bool = False,
@@ -104,20 +91,17 @@ class Mismatch:
     ) -> None:
         """
         Args:
-            q: Read directions.
             r: Directions.
-            deviation: sd(a).
-            covariance: Sigma.
             texts: Unit embeddings of the vocabulary.
             near: `similarity` from which on things are alike.
             alike: Pairs of things that are alike may be listed too.
             at_once: Numbers of an array to hold in memory.
         """
-        self.q, self.r, self.deviation, self.covariance, self.near, self.with_alike = q, r, deviation, covariance, near, alike
+        self.read, self.r, self.near, self.with_alike = read, r, near, alike
         self.mean = texts.mean(0)
         self.t = texts - self.mean  # (t, d)
         self.columns = torch.arange(len(texts), device=texts.device)
-        self.text_blocks = self.columns.split(max(1, at_once // max(1, len(q))))
+        self.text_blocks = self.columns.split(max(1, at_once // max(1, len(r))))
         self.row_blocks = self.columns.split(max(1, at_once // len(texts)))
 
     def scores(self, s: Float[Tensor, "s d"], other: Bool[Tensor, "s t"]) -> Scores:
@@ -132,7 +116,7 @@ class Mismatch:
             t = self.t[block]  # (block, d)
             G.append(see_s.T @ written(self.r, t))  # (s, u) @ (u, block)
             together.append(unit_rows(see_s.T) @ unit_rows(self._seen(t).T).T)
-        total, own = torch.cat(G, 1), s @ self.covariance @ self.t.T  # (s, t)
+        total, own = torch.cat(G, 1), s @ self.read.covariance @ self.t.T  # (s, t)
         similarity = unit_rows(s) @ unit_rows(self.t).T
         return Scores(total, standing_out(total, other), torch.cat(together, 1), similarity, own, standing_out(own, other))
 
@@ -199,7 +183,7 @@ class Mismatch:
 
     def _seen(self, s: Float[Tensor, "s d"]) -> Float[Tensor, "u s"]:
         """see_n(s) sd(a_n) of every unit."""
-        return seen(self.q, self.deviation, self.covariance, s)
+        return self.read.correlations(s).clamp(min=0) * self.read.deviation[:, None]
 
 
 class _Best(NamedTuple):

@@ -16,11 +16,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cliptools.devices import to_float64
+
 AT_ONCE = 1 << 24  # correlations computed at a time
 
 
 class ReadDirections(NamedTuple):
-    """Read directions of u units, with what turns them into correlations."""
+    """Read directions of u units, with what turns them into correlations.
+
+    A q of few images, or one that lacks the unit's own share, can be larger than Sigma allows: correlations end at -1 and 1.
+    """
 
     q: Float[Tensor, "u d"]
     deviation: Float[Tensor, " u"]
@@ -41,6 +46,10 @@ class ReadDirections(NamedTuple):
         scale = self.deviation * spread  # (u)
         positive = scale > 0
         return torch.where(positive, (self.q * t).sum(1) / torch.where(positive, scale, 1), 0.0).clamp(-1, 1)
+
+    def in_float64(self) -> "ReadDirections":
+        """The same in float64, on the CPU where the device has none."""
+        return ReadDirections(*map(to_float64, self))
 
     def part(self, units: slice) -> "ReadDirections":
         """Those of a slice of the units."""

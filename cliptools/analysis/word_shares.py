@@ -33,40 +33,37 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from cliptools.analysis.concept_units import ConceptUnits, best_units, choose_units
-from cliptools.analysis.cue_units import sight
+from cliptools.analysis.seen import ReadDirections
 from cliptools.analysis.shift_statistics import GroupMoments, Neighbours
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, slices, unit_blocks_of, wide
 
 AT_ONCE = 1 << 24  # numbers of an array
 
 
-class Read(NamedTuple):
-    """Read directions of a bundle's units, with what turns them into correlations."""
+def units_of_words(
+    r: Float[Tensor, "u d"], t: Float[Tensor, "w d"], count: int, read: ReadDirections | None = None, images: int = 0
+) -> ConceptUnits:
+    """Choose the `count` units of each word; of equal ones that of larger <r_n, t_w>, then the first.
 
-    q: Float[Tensor, "u d"]
-    deviation: Float[Tensor, " u"]
-    """sd(a)."""
-    covariance: Float[Tensor, "d d"]
-    """Covariance of the unit embeddings."""
-    images: int
-    """N."""
-
-
-def units_of_words(r: Float[Tensor, "u d"], t: Float[Tensor, "w d"], count: int, read: Read | None = None) -> ConceptUnits:
-    """Choose the `count` units of each word; of equal ones that of larger <r_n, t_w>, then the first."""
+    Args:
+        read: Read directions of the units, by which they are chosen too.
+        images: N, the images of which these are.
+    """
     step = max(1, AT_ONCE // len(r))
-    parts = [_units_of(r.double(), t[start : start + step], count, read) for start in range(0, len(t), step)]
+    parts = [_units_of(r.double(), t[start : start + step].double(), count, read, images) for start in range(0, len(t), step)]
     seen = [part.seen for part in parts if part.seen is not None]
     row, overlap = torch.cat([part.row for part in parts]), torch.cat([part.overlap for part in parts])
     return ConceptUnits(row, overlap, torch.cat(seen) if seen else None)
 
 
-def _units_of(r: Float64[Tensor, "u d"], t: Float[Tensor, "w d"], count: int, read: Read | None) -> ConceptUnits:
+def _units_of(
+    r: Float64[Tensor, "u d"], t: Float64[Tensor, "w d"], count: int, read: ReadDirections | None, images: int
+) -> ConceptUnits:
     """Choose the units of some of the words."""
     if read is None:
         return choose_units(r, t, count)
-    seen = sight(read.q, read.deviation, read.covariance, t).T  # (u, w) -> (w, u)
-    return best_units(t.double() @ r.T, seen.double(), read.images, count)
+    seen = read.in_float64().correlations(t).T  # (u, w) -> (w, u)
+    return best_units(t @ r.T, seen, images, count)
 
 
 class Words(NamedTuple):

@@ -140,8 +140,6 @@ def editor_of(bundle: Bundle | None, lines: Sequence[Line] | None, request: Edit
         recorded = chosen.model
     assert recorded is not None
     model = _model(recorded, request)
-    if lines is not None and bundle is not None and not pools_by_attention(model.clip):
-        raise UsageError(f"a bundle's means (--means) are for units of a ResNet; those of {model.name} take none: leave it out")
     texts = dict.fromkeys((*request.sees, *request.writes))
     for unit_texts in () if chosen is None else chosen.writes:
         texts.update(dict.fromkeys(unit_texts))

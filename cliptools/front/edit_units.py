@@ -13,7 +13,7 @@ from cliptools.analysis.cue_units import cue_scores, write_scores
 from cliptools.devices import to_float64
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.bundles import require_neurons
-from cliptools.front.mismatch import require_read
+from cliptools.front.mismatch import read_directions, require_read
 from cliptools.front.vocabulary import Vocabulary, default_vocabulary_of, vocabulary
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import NAMED, SETTLED, digest, model_difference, reason_of
@@ -185,8 +185,7 @@ def units_by_score(
     full = require_neurons(require_read(bundle) if len(s) else bundle)
     r, deviation = torch.from_numpy(full["direction"]), torch.from_numpy(full["deviation"])
     if len(s):
-        q, covariance = (torch.from_numpy(full[name]) for name in ("read", "embedding_covariance"))
-        score = cue_scores(q, r, deviation, covariance, s.cpu(), t.cpu(), by == "cue-not-class")
+        score = cue_scores(read_directions(full), r, s.cpu(), t.cpu(), by == "cue-not-class")
     else:
         score = write_scores(r, deviation, t.cpu())
     order = score.argsort(descending=True, stable=True)

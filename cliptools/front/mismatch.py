@@ -15,6 +15,7 @@ from rich.text import Text
 from torch import Tensor
 
 from cliptools.analysis.mismatch import Mismatch, Pairs
+from cliptools.analysis.seen import ReadDirections
 from cliptools.analysis.selection import by_layers
 from cliptools.console import count_of, front_call, note, warn
 from cliptools.console import progress as shown
@@ -125,6 +126,11 @@ def require_read(bundle: Bundle, name: str = "the bundle") -> Bundle:
     return bundle
 
 
+def read_directions(bundle: Bundle) -> ReadDirections:
+    """Return the read directions of a bundle's units, in its types."""
+    return ReadDirections(*(torch.from_numpy(bundle[name]) for name in NEEDED_TENSORS))
+
+
 def mismatch_records(bundle: Bundle, request: MismatchRequest) -> Iterator[dict[str, Any]]:
     """Yield a record for each pair; every record can be read alone.
 
@@ -166,9 +172,8 @@ def _pool(bundle: Bundle, request: MismatchRequest) -> Pool:
 
 def _open_search(bundle: Bundle, t: Float[Tensor, "t d"], request: MismatchRequest) -> Mismatch:
     """Return the search over the units of a bundle, on the device of the texts."""
-    names = ("read", "direction", "deviation", "embedding_covariance")
-    q, r, deviation, covariance = (torch.from_numpy(bundle[name]).to(t) for name in names)
-    return Mismatch(q, r, deviation, covariance, t, request.near, request.alike)
+    read = ReadDirections(*(x.to(t) for x in read_directions(bundle)))
+    return Mismatch(read, torch.from_numpy(bundle["direction"]).to(t), t, request.near, request.alike)
 
 
 def _records(

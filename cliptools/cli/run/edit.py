@@ -151,7 +151,7 @@ def _read_units(options: EditOptions) -> tuple[Bundle | None, Sequence[Line] | N
     """Return the bundle with the units; or the lines that name them, and the bundle of --means.
 
     Raises:
-        UsageError: --means is given with a bundle, or images and units are both to come from standard input.
+        UsageError: --means is given with a bundle or for a ViT, or images and units are both to come from standard input.
         StreamError: an input is damaged.
     """
     if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
@@ -168,7 +168,10 @@ def _read_units(options: EditOptions) -> tuple[Bundle | None, Sequence[Line] | N
         return None, lines
     means, means_name = open_input(options.means, "a bundle", "--means FILE")
     with means:
-        return read_bundle(means, means_name), lines
+        of_means = read_bundle(means, means_name)
+    if of_means.header.settings.get("effect") != "pooled":
+        raise UsageError(f"--means is for units of a ResNet; those of {of_means.header.model['name']} take none: leave it out")
+    return of_means, lines
 
 
 def _is_bundle(data: bytes) -> bool:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int
 
-from cliptools.analysis.word_shares import OpenBlocks, Read, WordMeasure, Words, WordSums, units_of_words
+from cliptools.analysis.word_shares import OpenBlocks, WordMeasure, Words, WordSums, units_of_words
 from cliptools.cli.app import Output, parse_layers
 from cliptools.cli.run.shift_drift import sample_record
 from cliptools.cli.run.shift_units import DIGITS, TOOL, Images, MeasureOptions, Record, block_of, cells_of, chosen_records
 from cliptools.console import count_of, progress, summarise
 from cliptools.devices import in_halves
-from cliptools.front.mismatch import NEEDED_TENSORS, require_read
+from cliptools.front.mismatch import NEEDED_TENSORS, read_directions, require_read
 from cliptools.front.unit_records import ENOUGH_IMAGES
 from cliptools.front.vocabulary import default_vocabulary, vocabulary, vocabulary_of
 from cliptools.images.groups import Groups
@@ -92,7 +92,8 @@ def make_plan(neurons: Bundle, named: Record, model: LoadedModel, options: WordO
     if UNITS in by:
         way = _way_to_choose(neurons, options)
         r = torch.from_numpy(neurons["direction"])
-        chosen = units_of_words(r, t.cpu(), options.units_per_concept, _read(neurons) if way == "seen" else None)
+        read = read_directions(neurons) if way == "seen" else None
+        chosen = units_of_words(r, t.cpu(), options.units_per_concept, read, neurons.header.images.get("count", ENOUGH_IMAGES))
         row, units = chosen.row, chosen_records(unit, chosen)
         more = {"units_per_concept": options.units_per_concept, "effect": header["effect"], "choose": way}
         more |= {"layers": list(parse_layers(options.layers))} if options.layers else {}
@@ -110,11 +111,6 @@ def _way_to_choose(neurons: Bundle, options: WordOptions) -> str:
     if options.choose == "seen":
         require_read(neurons, "--choose seen")
     return options.choose or ("seen" if all(name in neurons for name in NEEDED_TENSORS) else "overlap")
-
-
-def _read(neurons: Bundle) -> Read:
-    q, deviation, covariance = (torch.from_numpy(neurons[name]).float() for name in NEEDED_TENSORS)
-    return Read(q, deviation, covariance, neurons.header.images.get("count", ENOUGH_IMAGES))
 
 
 def measure_words(images: Images, groups: Groups, plan: WordPlan) -> WordSums:
