@@ -21,7 +21,7 @@ from torch import Tensor
 from typographic_scenes import Drawn, pictures
 
 from cliptools.analysis.explanation import Explainer, ImageShares
-from cliptools.analysis.margin_passes import HeadName, tower_of
+from cliptools.analysis.margin_passes import HeadName, explained_tower
 from cliptools.front.ablate_settings import BundleSettings, effect_of, units_of
 from cliptools.front.mismatch import read_directions
 from cliptools.io.bundle import Bundle
@@ -56,7 +56,7 @@ def carried(model: LoadedModel, bundle: Bundle, text: Float[Tensor, "concept d"]
     """
     settings = BundleSettings(bundle, [])
     units, effect = units_of(model, settings), effect_of(model, settings, [], 0)
-    explainer = Explainer(tower_of(effect, set(units.unit[:, 0].tolist())), units, bundle.header.scaled)
+    explainer = Explainer(explained_tower(effect, set(units.unit[:, 0].tolist())), units, bundle.header.scaled)
     excess = torch.zeros(bundle.units, dtype=torch.float64)
     change, heads = torch.zeros_like(excess), torch.zeros(len(explainer.tower.heads), dtype=torch.float64)
     parts: dict[str, float] = {}

@@ -23,7 +23,7 @@ from helpers.textspan import head_effects
 from cliptools.analysis.ablation import Units
 from cliptools.analysis.deletion import random_orders, step_counts
 from cliptools.analysis.explanation import Explainer, cosines
-from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_passes import explained_tower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, along_of
 from cliptools.unit_effects.resnet_pooling import Pairs, PooledHeads, PooledNeurons, value_output
 from cliptools.unit_effects.vit_second_order import SecondOrder
@@ -43,7 +43,7 @@ def test_parts_of_a_vit(shape: int, scaled: bool, layers: list[int]) -> None:
     phi = torch.cat([by_layer[layer] for layer in layers], 1)[:, rows]
     unit = torch.cat([effect.units(layer) for layer in layers])[rows]
     f = 100 / embedding.norm(dim=1)
-    explainer = Explainer(tower_of(effect), vector_units(phi * f[:, None, None] if scaled else phi, unit), scaled)
+    explainer = Explainer(explained_tower(effect), vector_units(phi * f[:, None, None] if scaled else phi, unit), scaled)
     check_units(explainer, images, phi, embedding, v)
     read, along = explainer.read(images), explainer.along(v)
     for i, image in enumerate(images):
@@ -64,7 +64,7 @@ def test_tokens_and_heads_of_a_neuron() -> None:
     effect = SecondOrder(visual)
     unit = effect.units(layer)[shuffled(effect.size(layer)[0])]
     units = vector_units(torch.zeros(1, len(unit), visual.proj.shape[1], dtype=torch.float64), unit)
-    explainer = Explainer(tower_of(effect), units, True)
+    explainer = Explainer(explained_tower(effect), units, True)
     read, along = explainer.read(images), explainer.along(v)
     chosen = [5, 0, 11]
     through = torch.zeros(len(explainer.tower.heads), dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_parts_of_a_resnet(shape: int, scaled: bool) -> None:
     s = effect.read(images, [block])[0]
     mean = (next(iter(s))[:, rows, 0] * scale[:, None]).mean(0)
     units = Units(unit[rows], mean[:, None], torch.ones(len(rows), 1, 1), torch.zeros(len(rows)), pairs=True)
-    explainer = Explainer(tower_of(effect), units, scaled)
+    explainer = Explainer(explained_tower(effect), units, scaled)
     check_units(explainer, images, phi, embedding, v)
     read, along = explainer.read(images), explainer.along(v)
     for i, image in enumerate(images):
@@ -126,7 +126,7 @@ def test_neurons_and_heads_of_a_resnet(kind: type) -> None:
     effect: FactoredEffect = kind(visual)
     over = 1 if kind is PooledNeurons else 0
     phi = torch.stack([pair_effects(visual, image).sum(over) for image in images])
-    explainer = Explainer(tower_of(effect), vector_units(phi, effect.units(4)), False)
+    explainer = Explainer(explained_tower(effect), vector_units(phi, effect.units(4)), False)
     check_units(explainer, images, phi, embedding, v)
     read, along = explainer.read(images), explainer.along(v)
     shares = explainer.shares(read, 0, along)

@@ -18,7 +18,7 @@ from helpers.sheet import pictures_of_svg
 from helpers.tiny_suite import READ, TOP, Suite, done
 from PIL import Image
 
-from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_passes import explained_tower
 from cliptools.analysis.margin_tower import unit_maps
 from cliptools.front.top_files import OUTLINE_SHARE
 from cliptools.io.bundle import Bundle
@@ -153,7 +153,7 @@ def test_outlines_are_those_of_latents(suite: Suite, bundle: Path, tmp_path: Pat
     latents, neurons = recorded_effect(model.clip, settings), recorded_effect(model.clip, settings | {"units": "neurons"})
     (shown,) = pictures_of_svg(sheet.read_bytes())
     for effect, equal in ((latents, True), (neurons, False)):
-        tower = tower_of(effect)
+        tower = explained_tower(effect)
         heat = unit_maps(tower, tower.read(pixels[None]), unit, r)[0]
         assert bool((shown == np.asarray(outlined(picture, heat.float().numpy(), OUTLINE_SHARE))).all()) == equal
 

@@ -18,7 +18,7 @@ from helpers.second_order import SHAPES, pictures, random_tower
 from helpers.sheet import WORDS, synthetic
 from PIL import Image, ImageFilter
 
-from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_passes import explained_tower
 from cliptools.analysis.margin_tower import unit_maps
 from cliptools.cli.run.segment_images import Folder, Stems
 from cliptools.errors import CliptoolsError, UsageError
@@ -189,7 +189,7 @@ def test_maps_of_a_neuron_are_its_tokens_effects_along_its_direction() -> None:
     visual, layer = random_tower(SHAPES[1]), 1
     images = pictures(visual, 3)
     r = torch.randn(visual.proj.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    tower = tower_of(SecondOrder(visual))
+    tower = explained_tower(SecondOrder(visual))
     for neuron in (0, 5):
         maps = unit_maps(tower, tower.read(images), torch.tensor([layer, neuron, -1]), r)
         assert maps.shape[1:] == tower.grid
@@ -201,7 +201,7 @@ def test_maps_of_a_neuron_are_its_tokens_effects_along_its_direction() -> None:
 def test_maps_of_a_pair_without_a_direction() -> None:
     visual = random_resnet(RESNETS[0])
     images, effect = resnet_pictures(visual, 2), Pairs(visual)
-    tower = tower_of(effect)
+    tower = explained_tower(effect)
     unit = effect.units(LAYER)[3]
     S = tower.read(images)
     for number, heat in enumerate(unit_maps(tower, S, unit, None)):

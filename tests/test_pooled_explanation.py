@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cliptools.analysis.ablation import Units
 from cliptools.analysis.explanation import Explainer
-from cliptools.analysis.margin_passes import tower_of as margin_tower
+from cliptools.analysis.margin_passes import explained_tower
 from cliptools.towers.kinds import tower_of
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock
 from cliptools.unit_effects.vit_pooled_second_order import SecondOrderPooled
@@ -52,7 +52,7 @@ def explained(name: str, visual: Any, images: Tensor, scaled: bool) -> tuple[Exp
         D = torch.cat([effect.directions(UnitBlock(layer, torch.arange(effect.size(layer)[0])))[:, 0] for layer in layers])[rows]
         mean = torch.einsum("bud,ud->bu", phi[:, rows] * f, D / D.square().sum(1, keepdim=True)).mean(0)
         units = Units(unit[rows], mean[:, None], torch.ones(len(rows), 1, 1), torch.zeros(len(rows)), pairs=True)
-    return Explainer(margin_tower(effect, set(layers)), units, scaled), unit[rows], phi[:, rows]
+    return Explainer(explained_tower(effect, set(layers)), units, scaled), unit[rows], phi[:, rows]
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -135,7 +135,7 @@ def test_tokens_and_heads_of_a_unit(name: str, kind: str, number: int) -> None:
             every = effect.units(layer)[neuron * G : (neuron + 1) * G]
             zero = torch.zeros(G, 1, dtype=torch.float64)
             pairs = Units(every, zero, torch.ones(G, 1, 1), torch.zeros(G), pairs=True)
-            whole = Explainer(margin_tower(effect, {layer}), pairs, False)
+            whole = Explainer(explained_tower(effect, {layer}), pairs, False)
             maps_of, first_of = whole.maps(whole.read(images), 1, whole.along(v), list(range(G)))
             close(maps_of.sum(0).flatten(), expected[prefix:])
             close(first_of.sum(), expected[:prefix].sum())

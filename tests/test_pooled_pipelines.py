@@ -14,7 +14,7 @@ from helpers.sheet import pictures_of_svg
 from PIL import Image
 
 import cliptools as ct
-from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_passes import explained_tower
 from cliptools.analysis.margin_tower import unit_maps
 from cliptools.front.top_files import OUTLINE_SHARE
 from cliptools.models.preprocessing import seen_picture
@@ -48,7 +48,7 @@ def test_pairs_are_the_default_and_store_no_directions(study: Study) -> None:
 def check_outlines(study: Study, bundle: Path) -> None:
     """Check that clip-sheet draws on each of its pictures an outline of the unit's map, as clip-top does."""
     made, model = ct.read(bundle), ct.load_model(study.model, device="cpu")
-    tower = tower_of(recorded_effect(model.clip, made.header.settings))
+    tower = explained_tower(recorded_effect(model.clip, made.header.settings))
     sheet = study.folder / "outlines.svg"
     words = ("--sort", "index", "--head", 2, "--images-per-unit", 1, "--images-from", study.photos, "--outlines")
     study.done("sheet", *words, "-o", sheet, bundle)

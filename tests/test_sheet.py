@@ -20,7 +20,7 @@ from helpers.sheet import COLOURS, WORDS, Colours, cell, first_row, near, pictur
 from helpers.tiny_suite import Suite, done
 from PIL import Image, ImageChops, ImageFilter
 
-from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_passes import explained_tower
 from cliptools.analysis.margin_tower import unit_maps
 from cliptools.cli.run.sheet import OUTLINE_NOTE, heading
 from cliptools.front.unit_records import order_units
@@ -34,10 +34,10 @@ from cliptools.render.contact_sheet import (
     MARGIN,
     SHARPNESS,
     TEXT_WIDTH,
+    Lettering,
     SheetRow,
     contact_sheet,
     most_rows,
-    shorten_to_width,
     to_font_characters,
     words_in_row,
 )
@@ -149,11 +149,11 @@ def test_long_text_is_cut_to_its_width() -> None:
     from cliptools.render.contact_sheet import _font
 
     for width in (30, 80, 200):
-        text = shorten_to_width(WORDS[1], "text", width)
+        text = Lettering().shortened(WORDS[1], "text", width)
         assert text.endswith("…") and WORDS[1].startswith(text[:-1].rstrip())
         assert _font("text").getlength(text) <= width
-    assert shorten_to_width("short", "text", 200) == "short"
-    assert shorten_to_width("long", "text", 1) == "…"
+    assert Lettering().shortened("short", "text", 200) == "short"
+    assert Lettering().shortened("long", "text", 1) == "…"
 
 
 def test_text_is_brought_to_the_letters_of_the_font() -> None:
@@ -269,7 +269,7 @@ def test_outlines_of_a_resnet(suite: Suite, tmp_path: Path, name: str) -> None:
     shown = ("--sort", "index", "--images-per-unit", IMAGES, "--head", 2)
     done("sheet", *shown, "--outlines", "--images-from", suite.images, "-o", sheet, file)
     bundle, model = measured(file), load_model(suite.resnet, device="cpu")
-    tower, visual = tower_of(recorded_effect(model.clip, bundle.header.settings)), model.clip.visual
+    tower, visual = explained_tower(recorded_effect(model.clip, bundle.header.settings)), model.clip.visual
     for number, picture in enumerate(pictures_of_svg(sheet.read_bytes())):
         row, place = divmod(number, IMAGES)
         pixels = seen(suite, bundle, suite.resnet, (row, place))

@@ -25,7 +25,7 @@ from cliptools.analysis.shift_statistics import (
     chances,
     compare,
     compare_all,
-    effects,
+    effect_sizes,
     false_discovery,
     limit,
     moments_of,
@@ -125,7 +125,7 @@ def test_intervals_hold_the_true_effect() -> None:
             now, before = (getattr(random, law)(size=(n, 400)) for n in (40, 300))
             comparisons = compare_all(moments(now + true * spread), moments(before))
             assert comparisons is not None
-            d = effects(comparisons)
+            d = effect_sizes(comparisons)
             assert d.value.mean() == pytest.approx(true, abs=0.05)
             held.append(((d.low <= true) & (true <= d.high)).mean())
     assert min(held) >= 0.92 and max(held) <= 0.98

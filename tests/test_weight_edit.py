@@ -25,7 +25,7 @@ from cliptools.analysis.weight_edit import (
     neurons_at_mean,
     null_edit,
     null_pairs,
-    pair_means,
+    pair_means_float64,
     path_directions,
     pooled_at_mean,
     row_space,
@@ -330,4 +330,4 @@ def test_pair_means_are_scalars_times_w() -> None:
     for row, (_, n, h) in enumerate(unit.tolist()):
         of = slice(h * e, (h + 1) * e)
         w = pool.c_proj.weight[:, of] @ pool.v_proj.weight[of, n]
-        assert torch.allclose(pair_means(visual, unit, s)[row], float(s[row]) * w, atol=1e-12)
+        assert torch.allclose(pair_means_float64(visual, unit, s)[row], float(s[row]) * w, atol=1e-12)

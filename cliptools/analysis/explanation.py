@@ -42,7 +42,7 @@ from torch import Tensor
 
 from cliptools.analysis.ablation import Units
 from cliptools.analysis.ablation_units import AblationTerms, PairTerms, VectorTerms
-from cliptools.analysis.margin_tower import ForwardPass, Tower
+from cliptools.analysis.margin_tower import ExplainedTower, ForwardPass
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, along_of, scale_of, slices, total_of, unit_blocks_of, wide
 
 OTHER_SCALARS = 1 << 27  # scalars S of units that are not explained by, in memory together
@@ -103,7 +103,7 @@ class ReadImages:
 class Explainer:
     """Shares of the units of one bundle in the margins of images."""
 
-    def __init__(self, tower: Tower, units: Units, scaled: bool) -> None:
+    def __init__(self, tower: ExplainedTower, units: Units, scaled: bool) -> None:
         """
         Args:
             scaled: The means are of effects that are multiplied by 100 / ||M(I)||.

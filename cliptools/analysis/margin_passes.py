@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.analysis.margin_tower import ForwardPass, HeadName, Tower
+from cliptools.analysis.margin_tower import ExplainedTower, ForwardPass, HeadName
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.segmentation.towers import native_size, token_stride
 from cliptools.towers.hooks import hooked
-from cliptools.towers.kinds import tower_of as tower_adapter
+from cliptools.towers.kinds import tower_of
 from cliptools.towers.readout import Kept, PoolingRead, eff_of, keep, pooling_read_hooks
-from cliptools.towers.tower import Tower as ImageTower
+from cliptools.towers.tower import Tower
 from cliptools.unit_effects.factored import FactoredEffect, UnitBlock, index_of, wide
 from cliptools.unit_effects.resnet_pooling import LAYER, Pooled, PooledHeads, PooledNeurons, PoolTrace, trace_pool
 from cliptools.unit_effects.vit_direct import FirstOrder, Heads, direct_scalars
@@ -30,14 +30,14 @@ PoolingEffect = TokenPairs | TokenNeurons | TokenHeads | SecondOrder
 """The effects of a ViT that pools by attention."""
 
 
-class VitTower(Tower):
+class VitTower(ExplainedTower):
     """A ViT that reads a class token or a mean of tokens; units are neurons, or latents of one layer, with second-order
     effects.
     """
 
     carried = True
 
-    def __init__(self, tower: ImageTower) -> None:
+    def __init__(self, tower: Tower) -> None:
         depth = tower.depth
         self.image_tower, self._heads = tower, Heads(tower)
         self.effect, self.head_effect = SecondOrder(tower), self._heads
@@ -48,9 +48,9 @@ class VitTower(Tower):
 
     @torch.inference_mode()
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
-        """Implements Tower.read."""
+        """Implements ExplainedTower.read."""
         tower = self.image_tower
-        neurons = tower_adapter(tower.visual)  # has neurons also where the units are latents
+        neurons = tower_of(tower.visual)  # has neurons also where the units are latents
         hooks, trace_of = trace_hooks(tower, self.layers)
         mlp_hooks, mlps_of = trace_hooks(neurons, range(len(self.head_blocks)), rows=False)
         listener = self._heads.listen(self.head_blocks)
@@ -59,7 +59,7 @@ class VitTower(Tower):
         return VitPass(trace_of(embedding), list(listener.scalars(embedding)), direct_sum(neurons, mlps_of(embedding)))
 
     def path_heads(self, block: UnitBlock) -> Int[Tensor, "n k"]:
-        """Implements Tower.path_heads."""
+        """Implements ExplainedTower.path_heads."""
         first = next(number for number, head in enumerate(self.heads) if head.layer > block.layer)
         return torch.arange(first, len(self.heads)).expand(len(block.neurons), -1)
 
@@ -88,7 +88,7 @@ def token_scalars(trace: Trace, image: int, block: UnitBlock) -> Float[Tensor, "
     return scalars(Trace(trace.embedding, trace.beta, reach, {block.layer: p}), block.layer)
 
 
-class PoolingTower(Tower):
+class PoolingTower(ExplainedTower):
     """A ViT that pools by attention; units are pairs, neurons or heads with pooled effects, or neurons with second-order effects.
 
     `heads` are those of the pooling where nothing else is between the units and the output, or where it has the units; else
@@ -105,7 +105,7 @@ class PoolingTower(Tower):
         tower = effect.tower
         self.image_tower, self.head_effect, self.grid, self.prefix = tower, TokenHeads(tower), tower.grid, tower.prefix
         self.pooling, self.depth = self.head_effect.pooling, tower.depth
-        self.neuron_blocks = tower_adapter(tower.visual).blocks
+        self.neuron_blocks = tower_of(tower.visual).blocks
         """Blocks that have neurons also where the units are latents."""
         self.carried = isinstance(effect, SecondOrder)
         self.effect = SecondOrder(tower) if self.carried else effect  # its paths, where `SecondOrderPooled` has phi for S
@@ -120,7 +120,7 @@ class PoolingTower(Tower):
 
     @torch.inference_mode()
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
-        """Implements Tower.read."""
+        """Implements ExplainedTower.read."""
         tower, blocks = self.image_tower, self.neuron_blocks
         neurons: dict[int, Tensor] = {}
         p = neurons if tower.unit_layers is None else dict[int, Tensor]()
@@ -136,7 +136,7 @@ class PoolingTower(Tower):
         return PoolingPass(self, wide(embedding), reads[0], p, neurons, kept, parts)
 
     def path_heads(self, block: UnitBlock) -> Int[Tensor, "n k"]:
-        """Implements Tower.path_heads."""
+        """Implements ExplainedTower.path_heads."""
         paths = self.effect.size(block.layer)[1]
         if self.carried:
             later = [number for number, head in enumerate(self.heads) if head.layer > block.layer]
@@ -217,7 +217,7 @@ class PoolingPass(ForwardPass):
         return torch.einsum("bgw,gew,ged->bd", torch.stack(list(written)).sum(0), pooling.value_matrix(), pooling.ends())
 
 
-def direct_sum(tower: ImageTower, trace: Trace) -> Float[Tensor, "b d"]:
+def direct_sum(tower: Tower, trace: Trace) -> Float[Tensor, "b d"]:
     """Sum of the direct effects of all neurons of the trace's layers."""
     first, total = FirstOrder(tower), torch.zeros_like(wide(trace.embedding))
     for layer in trace.p:
@@ -226,7 +226,7 @@ def direct_sum(tower: ImageTower, trace: Trace) -> Float[Tensor, "b d"]:
     return total
 
 
-class ResNetTower(Tower):
+class ResNetTower(ExplainedTower):
     """A CLIP-ResNet; units are pairs, neurons or heads of its attention pooling."""
 
     def __init__(self, effect: Pooled) -> None:
@@ -240,13 +240,13 @@ class ResNetTower(Tower):
 
     @torch.inference_mode()
     def read(self, image: Float[Tensor, "b 3 y x"]) -> ForwardPass:
-        """Implements Tower.read."""
+        """Implements ExplainedTower.read."""
         weight = self.visual.conv1.weight
         trace = trace_pool(self.visual, image.to(weight.device, weight.dtype))
         return ResNetPass(self._units, trace, [self._heads.scalars(trace)])
 
     def path_heads(self, block: UnitBlock) -> Int[Tensor, "n k"]:
-        """Implements Tower.path_heads."""
+        """Implements ExplainedTower.path_heads."""
         paths = self.effect.size(LAYER)[1]
         if isinstance(self.effect, PooledNeurons):
             return torch.arange(paths).expand(len(block.neurons), -1)
@@ -272,7 +272,7 @@ class ResNetPass(ForwardPass):
         return next(self.effect.scalars_of(PoolTrace(self.embedding, x, a), [block]))
 
 
-def tower_of(effect: FactoredEffect, layers: Collection[int] = ()) -> Tower:
+def explained_tower(effect: FactoredEffect, layers: Collection[int] = ()) -> ExplainedTower:
     """The tower of an effect: second-order effects of a ViT's neurons, or pooled effects.
 
     Args:

@@ -1,8 +1,8 @@
 """Image towers as the shares of a margin need them: passes with the scalars of units and heads, and maps of where a unit acts.
 
-A `Tower` has the effect of the units and the direct effects of all heads. Its pass over some images has the scalars S of units
-(unit_effects/factored.py, Eq. 1), also of each token alone: S is a sum over tokens, so that a pass with a single token gives that
-token's part. Heads are numbered through the tower, and `path_heads` names the head of each path of a unit.
+An `ExplainedTower` has the effect of the units and the direct effects of all heads. Its pass over some images has the scalars S
+of units (unit_effects/factored.py, Eq. 1), also of each token alone: S is a sum over tokens, so that a pass with a single token
+gives that token's part. Heads are numbered through the tower, and `path_heads` names the head of each path of a unit.
 margin_passes.py has the towers.
 """
 
@@ -30,7 +30,7 @@ class ForwardPass(ABC):
     embedding: Float[Tensor, "b d"]
     """M(I), not normalised; in float32 at least."""
     head_scalars: list[Float[Tensor, "b head e"]]
-    """S of the direct effects of all heads, one tensor for each layer of `Tower.head_blocks`."""
+    """S of the direct effects of all heads, one tensor for each layer of `ExplainedTower.head_blocks`."""
     parts: dict[str, Float[Tensor, "b d"]]
     """Sums of the effects of the parts that are neither units nor, where heads carry the units' effects, heads."""
 
@@ -43,7 +43,7 @@ class ForwardPass(ABC):
         """Parts of S that come from each token of one image; a class token or mean token is the first."""
 
 
-class Tower(ABC):
+class ExplainedTower(ABC):
     """An image tower, with the units to explain by and its heads."""
 
     effect: FactoredEffect
@@ -73,7 +73,7 @@ class Tower(ABC):
 
 @torch.inference_mode()
 def unit_maps(
-    tower: Tower, forward: ForwardPass, unit: Int[Tensor, " 3"], r: Float[Tensor, " d"] | None
+    tower: ExplainedTower, forward: ForwardPass, unit: Int[Tensor, " 3"], r: Float[Tensor, " d"] | None
 ) -> Float64[Tensor, "b row column"]:
     """Where a unit acts: parts of <phi, r> from every token of the grid, with the sign by which the sum over them is positive.
 

@@ -337,7 +337,7 @@ def false_discovery(p: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
     return ordered[np.argsort(order, kind="stable")]
 
 
-class Effects(NamedTuple):
+class EffectSizes(NamedTuple):
     """Differences of means in standard deviations, with intervals."""
 
     value: Float64[np.ndarray, " c"]
@@ -345,9 +345,9 @@ class Effects(NamedTuple):
     high: Float64[np.ndarray, " c"]
 
 
-def effects(comparisons: Comparisons) -> Effects:
+def effect_sizes(comparisons: Comparisons) -> EffectSizes:
     """d of each comparison, and its interval of LEVEL for this comparison alone."""
     share = 1 / comparisons.now + 1 / comparisons.before
     d = comparisons.z * math.sqrt(share)
     reach = -stdtrit(comparisons.freedom, (1 - LEVEL) / 2) * np.sqrt(share + d**2 / (2 * comparisons.freedom))
-    return Effects(d, d - reach, d + reach)
+    return EffectSizes(d, d - reach, d + reach)

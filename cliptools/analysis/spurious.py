@@ -326,5 +326,4 @@ class Search:
         pattern = names_pattern(names)
         named = np.array([pattern.search(text) is not None for text in self.texts.pool], dtype=bool)
         c = np.stack([self.texts.named[name] for name in names])  # (name, d)
-        near: Bool[np.ndarray, " text"] = (self.atoms @ centred(c, self.texts.t).T >= self.settings.near).any(1)
-        return named | near
+        return named | near_texts(self.texts.t, c, self.settings.near, self.atoms)

@@ -49,7 +49,7 @@ from cliptools.errors import ModelError
 from cliptools.models.clip_parts import ModifiedResNet
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import VALUES, Block, Tower, layer_scale_gain, norm_gain
-from cliptools.unit_effects.resnet_pooling import value_output
+from cliptools.unit_effects.resnet_pooling import pair_vectors, value_output
 
 Weights = dict[str, Tensor]
 """Changed weights by their names in the image tower."""
@@ -287,12 +287,8 @@ def cut_pairs(visual: ModifiedResNet, unit: Int[Tensor, "u 3"]) -> Bool[Tensor, 
     return cut
 
 
-def pair_means(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], s: Float[Tensor, " u"]) -> Float64[Tensor, "u d"]:
+def pair_means_float64(visual: ModifiedResNet, unit: Int[Tensor, "u 3"], s: Float[Tensor, " u"]) -> Float64[Tensor, "u d"]:
     """mean(s) w^{n,h} of pairs, from the means of their scalars, in float64."""
     W_V, W_O, _ = (to_float64(weight) for weight in value_output(visual))  # (head, e, neuron), (head, d, e)
-    n, h = unit[:, 1].to(W_V.device), unit[:, 2].to(W_V.device)
-    b = W_V.new_empty(len(unit), W_O.shape[1])
-    for head in h.unique().tolist():
-        rows = (h == head).nonzero()[:, 0]
-        b[rows] = W_V[head][:, n[rows]].T @ W_O[head].T  # (row, e) @ (e, d)
-    return b * to_float64(s).to(b)[:, None]
+    w = pair_vectors(W_V, W_O, unit[:, 1], unit[:, 2])  # (u, d)
+    return w * to_float64(s).to(w)[:, None]

@@ -148,11 +148,6 @@ def standing(share: Share, guess: float, related: bool = True) -> Standing:
     return "chance" if binomtest(share.hits, share.trials, halfway, alternative="less").pvalue <= RARE else "open"
 
 
-def at_chance(share: Share, classes: int) -> bool:
-    """True if enough images show that a model is not better than guessing among so many balanced classes."""
-    return standing(share, 1 / classes) == "chance"
-
-
 Z_ONE_SIDED = 1.644854  # the normal quantile of a one-sided 5 %
 
 

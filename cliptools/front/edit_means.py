@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from cliptools.analysis.token_means import TokenMeans
-from cliptools.analysis.weight_edit import pair_means
+from cliptools.analysis.weight_edit import pair_means_float64
 from cliptools.console import progress
 from cliptools.devices import in_halves, to_float64
 from cliptools.embedded_models import EMBEDDED
@@ -124,5 +124,5 @@ def bundle_means(model: LoadedModel, bundle: Bundle | None, unit: Int[np.ndarray
     rows = np.array([row_of[tuple(name)] for name in unit.tolist()])
     if "mean_scalar" in bundle:
         visual: Any = model.clip.visual
-        return pair_means(visual, torch.from_numpy(unit).long(), torch.from_numpy(bundle["mean_scalar"][rows])).cpu()
+        return pair_means_float64(visual, torch.from_numpy(unit).long(), torch.from_numpy(bundle["mean_scalar"][rows])).cpu()
     return torch.from_numpy(bundle["mean"][rows]).double()

@@ -1,6 +1,6 @@
 """Effects of a model's units on images: from images of any kind to a bundle.
 
-streaming/measure.py computes statistics from the effects of images; the equations of each effect are in effects/.
+streaming/measure.py computes statistics from the effects of images; the equations of each effect are in unit_effects/.
 """
 
 import contextlib

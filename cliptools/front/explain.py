@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cliptools.analysis.deletion import Deletion, deletion, random_orders, step_counts
 from cliptools.analysis.explanation import Along, Explainer, ImageShares, ReadImages
-from cliptools.analysis.margin_passes import tower_of
+from cliptools.analysis.margin_passes import explained_tower
 from cliptools.analysis.selection import by_layers
 from cliptools.console import count_of, front_call, summarise
 from cliptools.console import progress as shown
@@ -212,7 +212,7 @@ class _Work:
         bundle_settings = BundleSettings(bundle, [])
         effect = effect_of(self.model, bundle_settings, [], 0)
         units = units_of(self.model, bundle_settings)
-        self.explainer = Explainer(tower_of(effect, set(units.unit[:, 0].tolist())), units, bundle.header.scaled)
+        self.explainer = Explainer(explained_tower(effect, set(units.unit[:, 0].tolist())), units, bundle.header.scaled)
         self.targets: Targets = open_targets(
             request.texts, request.classes, request.pool, request.templates, bundle, self.model, request.cache
         )

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from cliptools.analysis.margin_passes import tower_of
-from cliptools.analysis.margin_tower import Tower, unit_maps
+from cliptools.analysis.margin_passes import explained_tower
+from cliptools.analysis.margin_tower import ExplainedTower, unit_maps
 from cliptools.console import count_of, escape, warn
 from cliptools.console import progress as shown
 from cliptools.errors import UsageError
@@ -121,9 +121,9 @@ def outlined_pictures(units: Sequence[PlacedUnit], search: TopImages) -> list[li
     return [[drawn.get((number, place)) for place in unit.places] for number, unit in enumerate(units)]
 
 
-def _tower_of(bundle: Bundle, model: LoadedModel) -> Tower:
+def _tower_of(bundle: Bundle, model: LoadedModel) -> ExplainedTower:
     """Return the tower whose passes have the effects of a bundle's units."""
-    return tower_of(recorded_effect(model.clip, bundle.header.settings), set(bundle["unit"][:, 0].tolist()))
+    return explained_tower(recorded_effect(model.clip, bundle.header.settings), set(bundle["unit"][:, 0].tolist()))
 
 
 def _named(unit: PlacedUnit) -> tuple[Int[Tensor, " 3"], Float[Tensor, " d"] | None]:

@@ -184,11 +184,6 @@ def words_in_row(with_seen: bool = False) -> int:
     return lines - 1 if with_seen else WORD_COLUMNS * lines
 
 
-def shorten_to_width(text: str, size: str, width: int) -> str:
-    """Return the text in characters of the built-in font, cut to a width with `…` if it is too long."""
-    return Lettering().shortened(text, size, width)
-
-
 def to_font_characters(text: str) -> str:
     """Return the text in characters of the built-in font: accents are removed, other characters become `?`."""
     decomposed = unicodedata.normalize("NFKD", text.replace("−", "-").replace("–", "-"))

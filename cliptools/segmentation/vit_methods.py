@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cliptools.segmentation.masks import window_starts
 from cliptools.segmentation.vit_baselines import (
     AttentionPass,
     attention_pass,
@@ -219,8 +220,5 @@ def sliding_heat(
 
 def window_corners(rows: int, columns: int, side: tuple[int, int], stride: int) -> list[tuple[int, int]]:
     """Top and left pixel of windows that cover a picture; the last ones end at its bottom and right edges."""
-
-    def starts(length: int, window: int) -> list[int]:
-        return [*range(0, length - window, stride), length - window]
-
-    return [(top, left) for top in starts(rows, side[0]) for left in starts(columns, side[1])]
+    tops, lefts = (window_starts(length, window, stride) for length, window in zip((rows, columns), side, strict=True))
+    return [(top, left) for top in tops for left in lefts]

@@ -1,8 +1,9 @@
 """Activities of many units on many images, written by images and read by units.
 
 The activity of a unit is a = <phi - b, r>. It is kept as float16, divided by the unit's largest top norm so that few numbers
-leave the range of float16: a is exact to one part in 2,000, and numbers beyond 65,504 such norms count as 65,504. The file has a
-part for each group of units, so that a batch is written in few pieces and a group is read in one.
+leave the range of float16: a is exact to one part in 2,000 of itself, or to 3e-8 such norms where that is more, and numbers
+beyond 65,504 such norms count as 65,504. The file has a part for each group of units, so that a batch is written in few pieces
+and a group is read in one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

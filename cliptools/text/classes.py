@@ -262,11 +262,6 @@ def load_pairs(name: str) -> tuple[ClassPair, ...]:
     return pairs
 
 
-def all_pairs(classes: Sequence[ClassName]) -> list[ClassPair]:
-    """Return every ordered pair of two different classes."""
-    return [ClassPair(a, b) for a in classes for b in classes if a is not b]
-
-
 def _rows(path: Path) -> list[tuple[str, str]]:
     rows = []
     for number, line in read_lines(path, "pairs", ", ".join(PAIR_LISTS)):

@@ -235,9 +235,16 @@ def value_output(
 
 def pair_directions(visual: ModifiedResNet, neurons: Int[Tensor, "n"], heads: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
     """w^{n,h} of n pairs: what each adds to the output for every unit of its scalar s."""
-    W_V, W_O, bias = value_output(visual)
-    neurons, heads = neurons.to(bias.device), heads.to(bias.device)
-    w = bias.new_empty(len(neurons), len(bias))
+    W_V, W_O, _ = value_output(visual)
+    return pair_vectors(W_V, W_O, neurons, heads)
+
+
+def pair_vectors(
+    W_V: Float[Tensor, "head e neuron"], W_O: Float[Tensor, "head d e"], neurons: Int[Tensor, "n"], heads: Int[Tensor, "n"]
+) -> Float[Tensor, "n d"]:
+    """w^{n,h} = W_O^h W_V^h[:, n] of n pairs, from weights of any precision."""
+    neurons, heads = neurons.to(W_V.device), heads.to(W_V.device)
+    w = W_V.new_empty(len(neurons), W_O.shape[1])
     for head in heads.unique().tolist():
         rows = (heads == head).nonzero()[:, 0]
         w[rows] = W_V[head][:, neurons[rows]].T @ W_O[head].T  # [row, e] @ [e, d]

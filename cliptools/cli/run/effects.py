@@ -1,6 +1,6 @@
 """clip-effects: writes a bundle of the effects of a model's units on images, or the partial of one shard.
 
-front/effects.py measures; the equations of each effect are in effects/.
+front/effects.py measures; the equations of each effect are in unit_effects/.
 """
 
 from collections.abc import Callable

@@ -14,12 +14,12 @@ from rich.text import Text
 from cliptools.analysis.shift_statistics import (
     LEAST_SURE,
     Comparisons,
-    Effects,
+    EffectSizes,
     GroupMoments,
     chance,
     chances,
     compare_all,
-    effects,
+    effect_sizes,
     false_discovery,
     moments_of,
     pooled_groups,
@@ -44,7 +44,6 @@ KEYS = ("layer", "neuron", "head")
 QUOTED = 100  # largest number of characters of a list of groups that a message quotes
 TABLE_ROWS = 20
 TABLE_UNITS = 3
-LEFT = ("word", "by", "group", "drift", "units")  # columns of texts
 
 
 def run_words(neurons: Bundle, named: Record, groups: Groups, options: WordOptions, output_format: str) -> list[Record]:
@@ -124,7 +123,7 @@ class Compared(NamedTuple):
     """These groups, with their moments and parts as one group."""
     comparisons: Comparisons
     """One for each column."""
-    effects: Effects
+    effects: EffectSizes
     """One for each column."""
     moved: Float64[np.ndarray, " wn"]
     """Differences of the means of the units' parts from the earlier ones."""
@@ -179,7 +178,7 @@ def _compare(
             raise StreamError(f"--baseline {options.baseline}: no record of a word in a group {name!r} (--match)")
         before = earlier.pooled([earlier.groups.index(name)] if options.match else range(len(earlier.groups)))
         if (comparisons := compare_all(pooled_groups(sums.moments, [g]), before.moments)) is not None:
-            yield Compared(g, before, comparisons, effects(comparisons), means[g] - before.parts[0])
+            yield Compared(g, before, comparisons, effect_sizes(comparisons), means[g] - before.parts[0])
 
 
 def _figures(compared: Compared, c: int, groups: Groups) -> Record:
