@@ -58,6 +58,20 @@ def small(tables: Tables, name: str = "ablation", layers: str | None = None) -> 
     return tables.gain(name, change="small", layers=layers or tables.layers_together(name))
 
 
+def late(tables: Tables, place: int = 1) -> Share:
+    """Return what a late layer costs beyond the costliest of the first half, if ablated.
+
+    Args:
+        place: Place among the late layers, the costliest first.
+    """
+    names = {row.text("layers") for row in tables.rows("ablation", change="all")}
+    layers = sorted((name for name in names if name.isdigit()), key=int)
+    gain = {layer: tables.gain("ablation", change="all", layers=layer) for layer in layers}
+    early = min((gain[layer] for layer in layers[: len(layers) // 2]), key=lambda share: share.value)
+    ranked = sorted((gain[layer] for layer in tables.layers_together("ablation").split()), key=lambda share: share.value)
+    return difference(early, ranked[place])
+
+
 def component(tables: Tables, name: str = "pcs", units: str = "neurons", components: str = "1") -> Share:
     """Return the change of accuracy once units act along their first components only."""
     return tables.gain(name, change="pc", units=units, components=components)
@@ -127,6 +141,7 @@ FINDINGS = (
     Finding("the neurons' heat maps segment best", "mIoU less that of the best baseline", outlines),
     Finding("the pairs' label maps segment best", "mIoU less that of the best other method", label_maps),
     Finding("five pairs follow a concept", "mean correlation with the concept's share", follows),
+    Finding("late layers matter most", "cost of the weaker of the late layers, less that of the worst early one", late),
 )
 """Those that are not confirmed by all three sets of models."""
 
@@ -151,6 +166,7 @@ def others(tables: Tables) -> Iterator[tuple[int, str, str, str, Share]]:
     yield 7, "things in a scene", "one", "two", outlines(tables, "two")
     yield 8, "things in a scene", "several", "one", label_maps(tables, "one")
     yield 9, "how pairs are chosen", "overlap", "seen", follows(tables, "seen")
+    yield 10, "which of the late layers", "the weaker", "the stronger", late(tables, 0)
 
 
 def experiment(finding: Finding, varied: str, settings: tuple[str, str], a: Share, b: Share) -> Experiment:

@@ -237,7 +237,7 @@ def test_a_table_on_a_terminal_and_a_reader_that_leaves(photos: Path, file: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("-",), 2, "- reads images from standard input"),
+        (("-",), 2, "PATH - and the bundle cannot both come from standard input"),
         ((), 2, "no images named"),
         (("PHOTOS", "--evaluate"), 2, "--evaluate needs --truth FILE"),
         (("PHOTOS", "--by", "text", "--neurons", "all"), 2, "--by text uses no neurons"),

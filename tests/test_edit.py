@@ -373,7 +373,7 @@ def test_outputs_that_cannot_be(suite: Suite, tmp_path: Path) -> None:
         ((*write, "--out-dir", tmp_path / "taken"), 1, "not empty"),
         ((*write, "-o", tmp_path / "a.safetensors", "--mask", tmp_path / "b"), 2, "leave -o and --out-dir out"),
         ((*write, "--how", "null", "--mask", tmp_path / "b"), 2, "--how null is an edit of weights"),
-        ((*write, "-", "-o", tmp_path / "a.safetensors", "--bundle", "-"), 2, "the units need a file"),
+        ((*write, "-", "-o", tmp_path / "a.safetensors", "--bundle", "-"), 2, "cannot both come from standard input"),
         ((*write, "--means", bundle, "-o", tmp_path / "a.safetensors"), 2, "--means is for units that lines name"),
         (
             ("--bundle", lines, "--means", bundle, "-o", tmp_path / "a.safetensors"),

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cliptools as ct
 from cliptools import console
+from cliptools.arguments import chosen_layers, chosen_templates, require_number
 from cliptools.errors import CliptoolsError, UsageError
-from cliptools.front.arguments import chosen_layers, chosen_templates, require_number
 from cliptools.front.bundles import UnitBundle
 from cliptools.images.loader import open_images
 from cliptools.io.bundle import Bundle
@@ -286,3 +286,37 @@ def test_numbers_of_another_type(value: Any, least: float, message: str) -> None
         require_number("n", value, least)
     require_number("n", np.int64(3), 1)
     require_number("n", 3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda b, p: ct.load_model(None), "name=None: expected a text$"),
+        (lambda b, p: ct.load_model("emoji-vit2", precision="float32"), "precision='float32': expected one of fp32, bf16, fp16$"),
+        (lambda b, p: ct.read(3), "path=3: expected a text or a path$"),
+        (lambda b, p: ct.effects(p, model=torch.nn.ReLU()), r"model=ReLU\(\): expected a text or what load_model returns$"),
+        (lambda b, p: ct.top(b, 3.5), "expected paths, pictures, arrays or batches, found float"),
+        (lambda b, p: ct.decompose(b, "emoji", prefix=2), "prefix=2: expected a list$"),
+        (lambda b, p: ct.decompose(b, "emoji", m=True), "m=True: expected a whole number$"),
+        (lambda b, p: ct.top(b, p, units=["6:3"]), r"units=\['6:3'\]: expected a text or None$"),
+        (lambda b, p: ct.top("a.safetensors", p), "bundle='a.safetensors': expected a bundle$"),
+        (lambda b, p: ct.ablate(b, p, labels=[0], layers=6), "layers=6: expected a list$"),
+        (lambda b, p: ct.ablate(b, p, labels=[0], keep="5%"), "keep='5%': expected a number or a list$"),
+        (lambda b, p: ct.ablate("a.safetensors", p), "bundles='a.safetensors': expected a bundle or a list, each a bundle$"),
+        (lambda b, p: ct.ablate([b, "a"], p), "expected a bundle or a list, each a bundle$"),
+        (lambda b, p: ct.ablate(b, p, train_sizes=[1, 2]), r"train_sizes=\[1, 2\]: expected a text or a dictionary or None$"),
+        (lambda b, p: ct.ablate(b, p, against=3), "against=3: expected a text or a path or None$"),
+        (lambda b, p: ct.concepts(b, p, truth=["a"]), r"truth=\['a'\]: expected a text or a path or a dictionary or None$"),
+        (lambda b, p: ct.explain(b, p, ["cat"], "dog"), r"a=\['cat'\]: expected a text or None$"),
+        (lambda b, p: ct.spurious(b, ["cat"], ["dog"]), r"depict=\['cat'\]: expected a text or None$"),
+        (lambda b, p: ct.mismatch(b, 5), "cue=5: expected a text or a list$"),
+        (lambda b, p: ct.edit(["5:68"]), r"units=\['5:68'\]: expected a bundle or a list, each a dictionary$"),
+        (lambda b, p: ct.edit({"layer": 5, "neuron": 68}), "expected a bundle or a list, each a dictionary$"),
+        (lambda b, p: ct.judge(b, p, null=1, share="a"), "share='a': expected a number$"),
+        (lambda b, p: ct.segment(p, "cat", threshold="most"), "threshold='most': expected a number or one of mean or None$"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_type_are_named(suite: Suite, call: Callable[[Any, Any], Any], message: str) -> None:
+    """No function ends in an error of Python's own, whatever it is given."""
+    with pytest.raises(UsageError, match=message):
+        call(ct.read(suite.bundle("second")), pictures(suite))

@@ -371,7 +371,7 @@ def test_misuse(suite: Suite, scenes: Path) -> None:
     with pytest.raises(StreamError, match="no units to judge"):
         ct.judge(bundle.select(np.arange(0)), str(scenes / "images"))
     ended = inside("judge", "-", stdin=b"")
-    assert ended.returncode == 2 and b"so the bundle needs a file" in ended.stderr
+    assert ended.returncode == 2 and b"cannot both come from standard input" in ended.stderr
     with pytest.raises(StreamError, match="without `word`"):
         judged(suite, scenes, "second")
     batches = [torch.zeros(8, 3, *[ct.load_model(suite.vit, device="cpu").clip.visual.image_size[0]] * 2)]  # type: ignore[union-attr,index]

@@ -181,7 +181,7 @@ def without(bundle: Bundle, name: str) -> Bundle:
         (synthetic(), ("--units", "6:999"), 2, "no unit 6:999"),
         (synthetic(), ("--word", "zebra"), 2, "no unit that matches --layers, --units and --word"),
         (synthetic(words=False), ("--word", "cat"), 2, "no words yet"),
-        (synthetic(), ("-",), 2, "only one of PATH, --bundle and --beside can come from standard input"),
+        (synthetic(), ("-",), 2, "PATH - and the bundle cannot both come from standard input: name --bundle FILE"),
         (synthetic(), (), 2, "Name their folder or tar as PATH"),
         (synthetic(), ("nowhere/",), 1, "nowhere/: no such file or folder"),
         (synthetic(), ("docs/neurons.webp",), 2, "contains no top image of the bundle"),

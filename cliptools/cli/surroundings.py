@@ -131,8 +131,6 @@ INPUTS = {
     "fooled", "beside", "centre", "pairs_file", "block_list", "images", "images_from",
 }  # fmt: skip
 """Parameters whose value `-` is standard input."""
-CHECKED_BY_COMMANDS = {"paths", "bundle", "bundles", "beside"}
-"""Parameters of INPUTS that the commands themselves check: only one of them can be standard input."""
 
 
 def refuse_shared_and_replaced_input(context: click.Context) -> None:
@@ -152,7 +150,7 @@ def refuse_shared_input(context: click.Context) -> None:
         UsageError: Two parameters are `-`, or one is while the bundle comes from standard input as well.
     """
     named = [option for option in context.command.params if option.name in INPUTS and _is_dash(context.params[option.name])]
-    if {option.name for option in named} <= CHECKED_BY_COMMANDS:
+    if not named:
         return
     labels = [f"{_name(option)} -" for option in named]
     if len(named) > 1:

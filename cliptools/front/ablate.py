@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cliptools.analysis import ABLATE_SEED
+from cliptools.arguments import checked, chosen_templates
 from cliptools.console import front_call
 from cliptools.errors import UsageError
 from cliptools.front.ablate_images import Labels, open_with_groups
 from cliptools.front.ablate_pass import measure_settings
 from cliptools.front.ablate_records import ablate_table
 from cliptools.front.ablate_settings import AblateRequest, settings_of
-from cliptools.front.arguments import chosen_templates
 from cliptools.front.images import Images, Reading
 from cliptools.front.tables import Records
 from cliptools.images.groups import Columns
@@ -23,6 +23,7 @@ from cliptools.models.load import LoadedModel, Precision
 from cliptools.models.text_encoder import check_template_options
 
 
+@checked
 def ablate(
     bundles: Bundle | Sequence[Bundle],
     images: Images | None = None,

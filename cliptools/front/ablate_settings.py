@@ -19,9 +19,9 @@ from cliptools.analysis import ABLATE, ABLATE_SEED, RECONSTRUCT, WORDS_ALONG
 from cliptools.analysis.ablation import Joint, OmittedUnits, Units
 from cliptools.analysis.pursuit import fitted, text_space
 from cliptools.analysis.selection import by_layers
+from cliptools.arguments import require_number, require_one_of
 from cliptools.console import count_of, note
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.images import Reading
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import model_difference, reason_of

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cliptools.arguments import checked
 from cliptools.errors import CliptoolsError, StreamError
 from cliptools.front.tables import data_frame, rendered
 from cliptools.front.unit_records import unit_records, units_table
@@ -53,6 +54,7 @@ def unit_bundle(bundle: Bundle) -> UnitBundle:
     return UnitBundle(bundle.header, bundle.tensors, bundle.derived)
 
 
+@checked
 def read(path: str | Path) -> UnitBundle:
     """Read a bundle and check that it is complete and consistent.
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from cliptools.analysis.concepts import Neurons, Score, recall
 from cliptools.analysis.selection import by_layers
+from cliptools.arguments import checked, chosen_layers, require_number, require_one_of
 from cliptools.console import count_of, front_call, summarise, warn
 from cliptools.console import progress as shown
 from cliptools.devices import in_halves
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.arguments import chosen_layers, require_number, require_one_of
 from cliptools.front.bundles import require_neurons
 from cliptools.front.image_words import Record, Scoring, describer
 from cliptools.front.images import Images, Reading, open_any, read_batches
@@ -121,6 +121,7 @@ class Task:
         return {"settings": settings} | self.source
 
 
+@checked
 def concepts(
     bundle: Bundle,
     images: Images | None = None,

@@ -16,9 +16,9 @@ from torch import Tensor
 from cliptools.analysis.pursuit import Center, Normalize, Pursuit, join, pursue, pursuits, text_space
 from cliptools.analysis.seen import Ranked, ReadDirections, first_positive, overlapping_texts, seen_texts
 from cliptools.analysis.textspan import head_directions, text_spans
+from cliptools.arguments import checked, chosen_templates, require_number, require_one_of
 from cliptools.console import count_of, front_call, note, summarise
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.arguments import chosen_templates, require_number, require_one_of
 from cliptools.front.bundles import UnitBundle, require_neurons, unit_bundle
 from cliptools.front.images import Images, Reading
 from cliptools.front.models import model_of
@@ -67,6 +67,7 @@ class _Request:
     reading: Reading
 
 
+@checked
 def decompose(
     bundle: Bundle,
     texts: Vocabulary = None,

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cliptools.arguments import checked, chosen_layers, chosen_templates
 from cliptools.console import front_call
-from cliptools.front.arguments import chosen_layers, chosen_templates
 from cliptools.front.edit_means import MeanImages
 from cliptools.front.edit_model import EditRequest, edited_model
 from cliptools.front.edit_units import distinct_texts
@@ -15,6 +15,7 @@ from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, Precision
 
 
+@checked
 def edit(
     units: Bundle | Sequence[Mapping[str, Any]],
     images: Images | None = None,

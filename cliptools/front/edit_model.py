@@ -27,9 +27,9 @@ from cliptools.analysis.weight_edit import (
     null_pairs,
     pooled_at_mean,
 )
+from cliptools.arguments import require_number, require_one_of
 from cliptools.console import count_of, summarise
 from cliptools.errors import ModelError, UsageError
-from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.edit_means import MeanImages, bundle_means, open_mean_images, pooled_means, record_of, token_means
 from cliptools.front.edit_units import (
     ChosenUnits,

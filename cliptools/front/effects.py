@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from cliptools.arguments import checked, chosen_layers, require_number, require_one_of
 from cliptools.console import count_of, front_call, note, summarise
 from cliptools.embedded_models import require_scenes
 from cliptools.emoji.render import scenes_for
 from cliptools.errors import UsageError
-from cliptools.front.arguments import chosen_layers, require_number, require_one_of
 from cliptools.front.bundles import UnitBundle, unit_bundle, with_step
 from cliptools.front.effects_bundle import (
     directions_of,
@@ -132,6 +132,7 @@ class Task:
         return {name: value for name, value in given.items() if value is not None}
 
 
+@checked
 def effects(
     images: Images | None = None,
     *,

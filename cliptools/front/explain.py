@@ -15,12 +15,12 @@ from cliptools.analysis.deletion import Deletion, deletion, random_orders, step_
 from cliptools.analysis.explanation import Along, Explainer, ImageShares, ReadImages
 from cliptools.analysis.margin_passes import explained_tower
 from cliptools.analysis.selection import by_layers
+from cliptools.arguments import checked, chosen_layers, chosen_templates, require_number, require_one_of
 from cliptools.console import count_of, front_call, summarise
 from cliptools.console import progress as shown
 from cliptools.devices import in_halves
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.ablate_settings import BundleSettings, effect_of, units_of
-from cliptools.front.arguments import chosen_layers, chosen_templates, require_number, require_one_of
 from cliptools.front.explain_texts import Classes, Target, Targets, check_texts, open_targets
 from cliptools.front.explain_words import UnitWords, unit_words
 from cliptools.front.explained import Explanation, Explanations
@@ -85,6 +85,7 @@ class ExplainRequest:
         require_number("workers", self.reading.workers, 0)
 
 
+@checked
 def explain(
     bundle: Bundle,
     images: Images | None = None,

@@ -15,9 +15,9 @@ from cliptools.analysis.held_out import held_out
 from cliptools.analysis.presence import Presence, Similarity
 from cliptools.analysis.word_judge import Setting, Written, judge_words
 from cliptools.analysis.word_metrics import cosy_scores
+from cliptools.arguments import checked, require_number
 from cliptools.console import count_of, front_call, summarise
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.arguments import require_number
 from cliptools.front.bundles import require_neurons
 from cliptools.front.images import Images, Reading
 from cliptools.front.judge_images import (
@@ -118,6 +118,7 @@ class Task:
         return OWN if self.judge is None else self.judge.sha256
 
 
+@checked
 def judge(
     bundle: Bundle,
     images: Images | None = None,

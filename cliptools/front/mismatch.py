@@ -17,10 +17,10 @@ from torch import Tensor
 from cliptools.analysis.mismatch import Mismatch, Pairs
 from cliptools.analysis.seen import ReadDirections
 from cliptools.analysis.selection import by_layers
+from cliptools.arguments import checked, chosen_layers, chosen_templates, require_number
 from cliptools.console import count_of, front_call, note, warn
 from cliptools.console import progress as shown
 from cliptools.errors import StreamError, TextError, UsageError
-from cliptools.front.arguments import chosen_layers, chosen_templates, require_number
 from cliptools.front.bundles import require_neurons
 from cliptools.front.models import model_of
 from cliptools.front.tables import Records
@@ -56,6 +56,7 @@ class MismatchRequest:
     cache: bool = True
 
 
+@checked
 def mismatch(
     bundle: Bundle,
     cue: str | Sequence[str] = (),

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
+from cliptools.arguments import checked, chosen_templates
 from cliptools.console import front_call
 from cliptools.errors import UsageError
-from cliptools.front.arguments import chosen_templates
 from cliptools.front.bundles import require_neurons
 from cliptools.front.heat_maps import load_segmenter
 from cliptools.front.images import Images, open_any
@@ -27,6 +27,7 @@ from cliptools.segmentation.masks import Threshold
 from cliptools.segmentation.resnet_methods import CenterClasses
 
 
+@checked
 def segment(
     images: Images | None,
     texts: str | Sequence[str] = (),

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cliptools.arguments import require_number, require_one_of
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.arguments import require_number, require_one_of
 from cliptools.front.unit_records import record_source
 from cliptools.images.loader import fitted_tensor
 from cliptools.io.bundle import Bundle

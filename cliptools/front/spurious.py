@@ -16,9 +16,9 @@ from rich.text import Text
 from cliptools.analysis.selection import by_layers
 from cliptools.analysis.spurious import By, PairWords, Search, Settings, Texts, Words
 from cliptools.analysis.spurious_pairs import clearest_pairs
+from cliptools.arguments import checked, chosen_layers, chosen_templates, require_number, require_one_of
 from cliptools.console import count_of, front_call, note, verb_form
 from cliptools.errors import StreamError, TextError, UsageError
-from cliptools.front.arguments import chosen_layers, chosen_templates, require_number, require_one_of
 from cliptools.front.bundles import require_neurons
 from cliptools.front.models import model_of
 from cliptools.front.tables import Records
@@ -102,6 +102,7 @@ class SpuriousRequest:
         return Settings(self.by, self.neurons or neurons, self.words or words, self.seed, self.near)
 
 
+@checked
 def spurious(
     bundle: Bundle,
     depict: str | None = None,

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cliptools.analysis.selection import by_layers, by_units, by_word, rows_named
+from cliptools.arguments import checked, chosen_layers, require_number, require_one_of
 from cliptools.console import count_of, front_call
 from cliptools.errors import StreamError, UsageError
-from cliptools.front.arguments import chosen_layers, require_number, require_one_of
 from cliptools.front.images import Images, Reading, open_any
 from cliptools.front.tables import Records
 from cliptools.front.top_images import Top, TopImages, TopRequest
@@ -41,6 +41,7 @@ TABLE_IMAGES = 4
 SORTS = ("index", "clear", "norm", "explained", "residual", "inertia")
 
 
+@checked
 def top(
     bundle: Bundle,
     images: Images | None = None,

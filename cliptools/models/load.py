@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cliptools.arguments import checked
 from cliptools.console import IN_COMMAND, note, warn, working
 from cliptools.embedded_models import EMBEDDED
 from cliptools.errors import ModelError, UsageError, first_line
@@ -80,6 +81,7 @@ class LoadedModel:
         return fields | settings | {"activation": activation, "grid": grid, "architecture": architecture, "sources": self.sources}
 
 
+@checked
 def load_model(
     name: str = "emoji-vit2",
     pretrained: str | None = None,

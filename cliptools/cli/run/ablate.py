@@ -68,8 +68,6 @@ def run(options: AblateOptions) -> None:
     output_format = choose_format(options.output_format, options.output, "jsonl")
     request = _request(options)
     request.check()
-    if "-" in options.paths and ("-" in map(str, options.bundles) or not options.bundles):
-        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     check_template_options(options.templates)
     _check_effects(options)
     bundles = _read_bundles(options.bundles)

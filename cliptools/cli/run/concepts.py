@@ -101,8 +101,6 @@ def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
     Args:
         resumable: The output file, if an earlier run of it can be resumed.
     """
-    if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
-        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     if options.resume and resumable is None:
         raise UsageError("--resume needs -o FILE with JSON lines, without --evaluate or -f table")
 

@@ -151,11 +151,9 @@ def _read_units(options: EditOptions) -> tuple[Bundle | None, Sequence[Line] | N
     """Return the bundle with the units; or the lines that name them, and the bundle of --means.
 
     Raises:
-        UsageError: --means is given with a bundle or for a ViT, or images and units are both to come from standard input.
+        UsageError: --means is given with a bundle or for a ViT.
         StreamError: an input is damaged.
     """
-    if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
-        raise UsageError("- reads images from standard input, so the units need a file: --bundle FILE")
     stream, name = open_input(options.bundle, INPUT, "--bundle FILE")
     with stream:
         data = stream.read()

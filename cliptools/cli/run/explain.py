@@ -59,8 +59,6 @@ def run(options: ExplainOptions) -> None:
     output_format = choose_format(options.output_format, options.output, "jsonl")
     request = _request(options)
     request.check()
-    if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
-        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     if options.figures is not None:
         check_figure(options.figure_format)
         if options.maps is not None and options.maps.resolve() == options.figures.resolve():

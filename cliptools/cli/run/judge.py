@@ -53,8 +53,6 @@ def run(options: JudgeOptions) -> None:
     output_format = choose_format(options.output_format, options.output, "jsonl")
     request = _request(options)
     request.check()
-    if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
-        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     _check_outputs(options)
     bundle = read_neurons(options.bundle, *NEEDED_TENSORS, option="--bundle FILE", device=options.device)
     result = judged(bundle, list(options.paths) or None, request)

@@ -161,8 +161,6 @@ def check_inputs(options: CommonOptions) -> None:
     """
     if not options.paths:
         raise UsageError("no images named: give files, folders, tar archives, or - for a tar on standard input")
-    if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
-        raise UsageError("images (-) and the bundle cannot both come from standard input: name the bundle by --bundle FILE")
     check_template_options(options.templates)
 
 

@@ -136,8 +136,6 @@ def _check_usage(options: ShiftOptions) -> None:
     if len({concept.strip() for concept in concepts}) < len(concepts):
         raise UsageError("--concept: the same concept twice")
     _check_words(options)
-    if "-" in options.paths and (options.bundle is None or str(options.bundle) == "-"):
-        raise UsageError("- reads images from standard input, so the bundle needs a file: --bundle FILE")
     if not options.paths and not options.groups:
         raise UsageError("no images named: give folders or archives, one per group, or a table of images by --groups")
     if options.labels and options.truth:

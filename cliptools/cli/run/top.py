@@ -62,9 +62,6 @@ class TopOptions(Batching, Output):
 
 def run(options: TopOptions) -> None:
     """Run clip-top."""
-    inputs = [options.bundle, *([options.beside] if options.beside else []), *(Path(p) for p in options.paths if p == "-")]
-    if sum(path is None or str(path) == "-" for path in inputs) > 1:
-        raise UsageError("only one of PATH, --bundle and --beside can come from standard input: name files")
     _check_effects(options)
     if options.files or options.null or options.above:
         _write_files(options)
