@@ -244,7 +244,7 @@ def memory(results: Results) -> Panel | None:
         axis.set_ylim(0, top)
         axis.set_xlabel("images")
         axis.grid(axis="y", color=FAINT, linewidth=0.3)
-        axis.set_title("Peak memory, GB (emoji-vit unless named)", loc="left", fontsize=8, fontweight="bold")
+        axis.set_title("Peak memory, GB (emoji-vit2 unless named)", loc="left", fontsize=8, fontweight="bold")
 
     return Panel(ABOUT + EACH * max(len(curves) + 1.5, 8), draw)
 

@@ -320,3 +320,13 @@ def test_arguments_of_another_type_are_named(suite: Suite, call: Callable[[Any, 
     """No function ends in an error of Python's own, whatever it is given."""
     with pytest.raises(UsageError, match=message):
         call(ct.read(suite.bundle("second")), pictures(suite))
+
+
+def test_pixels_that_are_no_numbers_are_named(suite: Suite) -> None:
+    """The pictures are at fault, and no weights are blamed."""
+    pixels = prepared(suite)
+    for value in (float("nan"), float("inf")):
+        spoilt = pixels.clone()
+        spoilt[4, 1, 2, 3] = value
+        with pytest.raises(UsageError, match="images: picture 4 holds NaN or infinity"):
+            measured(suite, [spoilt[:3], spoilt[3:]])

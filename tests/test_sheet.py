@@ -37,6 +37,7 @@ from cliptools.render.contact_sheet import (
     Lettering,
     SheetRow,
     contact_sheet,
+    lay_out,
     most_rows,
     to_font_characters,
     words_in_row,
@@ -143,6 +144,20 @@ def test_a_terminal_gets_no_picture(tmp_path: Path) -> None:
 def test_without_words_it_says_so() -> None:
     assert "no words yet" in heading(synthetic(words=False), 3)[1]
     assert heading(synthetic(), 3) == ("emoji-vit2", "3 of 5 neurons · top images of 8")
+
+
+def test_columns_below_a_row_with_seen_words_say_what_they_are() -> None:
+    """Pairs have no seen words: below their neuron, both columns are headed as written words."""
+    image = Image.new("RGB", (8, 8))
+    words = [(f"word{n}", 0.9 - n / 10) for n in range(6)]
+    neuron = SheetRow("6:1", "", words, [image], seen=[("cat", 0.5)], seen_title="sees")
+    pair = SheetRow("6:1.0", "", words, [image], inner=True)
+    for rows, heads in (([neuron, pair], ["writes", "sees", "writes", "writes"]), ([pair], [])):
+        sheet = lay_out("a", "b", rows, Lettering())
+        told = [text.text for text in sheet.texts]
+        assert [text for text in told if text in ("writes", "sees")] == heads
+        room = words_in_row(with_seen=True)  # of the neuron; the pair has two columns
+        assert [told.count(word) for word, _ in words] == [len(rows)] * room + [1] * (6 - room)
 
 
 def test_long_text_is_cut_to_its_width() -> None:

@@ -101,7 +101,7 @@ class Explanations(Records):
     """Records of explained margins, and the explanations with maps and figures."""
 
     def __init__(self, explanations: Iterable[Explanation]) -> None:
-        self.images = list(explanations)
+        self.images: list[Explanation] = list(explanations)
         """An explanation for each record."""
         super().__init__((image.record for image in self.images), explain_table)
 

@@ -39,10 +39,11 @@ class Judged(Records):
             parts: Makes the parts of the table: that of the first units, all if the number is None, and that of the means.
         """
         super().__init__(records, lambda _: parts(None))
-        self.parts = parts
-        self.summary = summary
+        self.parts: Callable[[int | None], Sequence[RenderableType]] = parts
+        """Makes the parts of the table, as the argument does."""
+        self.summary: Record = summary
         """Means over the units, with their intervals."""
-        self.bundle = bundle
+        self.bundle: UnitBundle = bundle
         """The bundle with `seen`, `seen_correlation` and `agreement`."""
 
 

@@ -94,13 +94,18 @@ class PreparedImages:
             size: Rows and columns that the model reads.
 
         Raises:
-            UsageError: the pictures have another size.
+            UsageError: the pictures have another size, or hold NaN or infinity.
             CliptoolsError: the batches are not those of the first pass.
         """
         start = 0
         for pictures, batch in self._tensors():
             if tuple(pictures.shape[2:]) != size:
                 raise UsageError(f"images: pictures of {list(pictures.shape[2:])} pixels; the model reads {list(size)}")
+            if not bool(pictures.sum().isfinite() or pictures.isfinite().all()):
+                first = int((~pictures.flatten(1).isfinite().all(1)).nonzero()[0])
+                raise UsageError(
+                    f"images: picture {start + first} holds NaN or infinity; expected the numbers that model.transform makes"
+                )
             numbers = range(start, start + len(pictures))
             start += len(pictures)
             if start > len(self):

@@ -163,11 +163,12 @@ def lay_out(heading: str, notes: str, rows: Sequence[SheetRow], lettering: Lette
     room = width - 2 * MARGIN
     for y, line, colour, size in ((MARGIN, heading, INK, "heading"), (MARGIN + SIZES["heading"] + GAP, notes, FAINT, "small")):
         sheet.texts.append(SheetText(MARGIN, y, lettering.shortened(line, size, room), colour, size))
+    with_seen = any(row.seen for row in rows)
     for number, row in enumerate(rows):
         y = top + number * _row_height()
         if not row.inner:
             sheet.rules.append(y)
-        _place_text(sheet.texts, row, y + 2 * GAP, lettering)
+        _place_text(sheet.texts, row, y + 2 * GAP, lettering, with_seen)
         for place, image in enumerate(row.images):
             sheet.pictures.append((MARGIN + TEXT_WIDTH + GAP + place * (CELL + GAP), y + 2 * GAP, image))
     return sheet
@@ -198,8 +199,12 @@ def _row_height() -> int:
     return CELL + 4 * GAP
 
 
-def _place_text(texts: list[SheetText], row: SheetRow, y: int, lettering: Lettering) -> None:
-    """Place title and facts in a line, and below them the words in columns, strongest first from top to bottom."""
+def _place_text(texts: list[SheetText], row: SheetRow, y: int, lettering: Lettering, with_seen: bool) -> None:
+    """Place title and facts in a line, and below them the words in columns, strongest first from top to bottom.
+
+    Args:
+        with_seen: Some row has words that its unit sees, so that every column says of what kind its words are.
+    """
     room, base = TEXT_WIDTH - 2 * GAP, y + SIZES["title"]
     facts = lettering.shortened(row.facts, "small", room // 2)
     texts.append(SheetText(MARGIN + room, base, facts, FAINT, "small", "rs"))
@@ -207,11 +212,12 @@ def _place_text(texts: list[SheetText], row: SheetRow, y: int, lettering: Letter
     texts.append(SheetText(MARGIN, base, title, INK, "title", "ls"))
     y += TITLE_HEIGHT
     lines, column = words_in_row() // WORD_COLUMNS, TEXT_WIDTH // WORD_COLUMNS
-    if not row.seen:
+    if not with_seen:
         for start in range(0, words_in_row(), lines):
             _place_words(texts, row.words[start : start + lines], MARGIN + start // lines * column, y, lettering)
         return
-    for x, title, words in ((MARGIN, "writes", row.words), (MARGIN + column, row.seen_title, row.seen)):
+    second = (row.seen_title, row.seen) if row.seen else ("writes", row.words[lines - 1 :])
+    for x, title, words in ((MARGIN, "writes", row.words), (MARGIN + column, *second)):
         head = lettering.shortened(title, "small", column - GAP)
         left = min(x + NUMBER_WIDTH, x + column - GAP - int(lettering.length(head, "small")))  # a long one begins further left
         texts.append(SheetText(left, y, head, FAINT, "small"))
