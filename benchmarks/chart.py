@@ -269,7 +269,7 @@ def apart(ends: dict[str, float], gap: float, top: float) -> dict[str, float]:
 def machines(results: Results) -> str:
     """Return a caption with the machines of the measurements."""
     captions = [f"{each['machine']['processor']}, torch {each['machine']['torch']}" for each in results.values()]
-    return f"Measured on {'; '.join(dict.fromkeys(captions))}. Random weights but for emoji-vit and emoji-rn."
+    return f"Measured on {'; '.join(dict.fromkeys(captions))}. Random weights but for the embedded models."
 
 
 def picture(results: Results) -> bytes:

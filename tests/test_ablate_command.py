@@ -206,7 +206,7 @@ def test_a_table(whole: bytes) -> None:
         (("--reconstruct", "pc", "--words-along", "texts"), 2, "--words-along needs --reconstruct words"),
         (("--reconstruct", "words", "--words-along", "unit"), 2, "expected some of direction, texts, unit-texts, found 'unit'"),
         (("--keep", "20"), 2, "expected a percentage like 20%"),
-        (("-",), 2, "the bundle needs a file: --bundle FILE"),
+        (("-",), 2, "cannot both come from standard input: name --bundle FILE"),
         (("--template", "a photo"), 1, "expected {} where the text goes"),
         (("--effect", "first"), 2, "--effect first: standard input is a bundle with effect second"),
         (("--units", "heads"), 2, "--units heads: standard input is a bundle with units neurons"),

@@ -172,6 +172,24 @@ def test_an_interrupted_run_goes_on(run: Run, photos: Path, file: Path, tmp_path
     assert target.read_bytes() == whole and not part.exists()
 
 
+def test_images_that_were_added_before_a_run_goes_on_are_described(run: Run, photos: Path, file: Path, tmp_path: Path) -> None:
+    """A new image in the middle of the list is read; one that still cannot be read is skipped again."""
+    folder, target = tmp_path / "in", tmp_path / "out.jsonl"
+    folder.mkdir()
+    for i in (0, 1, 2, 4, 5):
+        (folder / f"{i}.png").write_bytes((photos / f"{i}.png").read_bytes())
+    (folder / "1.png").write_bytes(b"no picture")
+    words = (folder, "--batch-size", 2, "--bundle", file)
+    assert run("concepts", *words, "-o", target).returncode == 0
+    (folder / "3.png").write_bytes((photos / "3.png").read_bytes())
+    resumed = run("concepts", *words, "-o", target, "--resume")
+    assert resumed.returncode == 0 and b"5 images, 1 of them by an earlier run" in resumed.stderr
+    assert target.read_bytes() == run("concepts", *words).stdout
+    (folder / "1.png").write_bytes((photos / "1.png").read_bytes())
+    again = run("concepts", *words, "-o", target, "--resume", "--strict")
+    assert again.returncode == 0 and target.read_bytes() == run("concepts", *words).stdout
+
+
 def test_what_an_earlier_run_has_left_must_fit(photos: Path, file: Path, tmp_path: Path) -> None:
     target, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     words = ("concepts", photos / "0.png", photos / "1.png", photos / "2.png", "--bundle", file, "-o", target)
@@ -188,7 +206,9 @@ def test_what_an_earlier_run_has_left_must_fit(photos: Path, file: Path, tmp_pat
     assert part.read_bytes() == whole
     first, _, third = whole.splitlines(keepends=True)
     part.write_bytes(first + third)
-    assert "1.png: skipped by the earlier run" in only_line(inside(*words, "--resume", "--strict"))
+    for strict in ((), ("--strict",)):  # the image that has no record was not there before
+        part.write_bytes(first + third)
+        assert inside(*words, "--resume", *strict).returncode == 0 and target.read_bytes() == whole
     part.write_bytes(b"no record\n")
     assert "damaged" in only_line(inside(*words, "--resume"))
 

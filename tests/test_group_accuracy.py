@@ -12,6 +12,7 @@ from cliptools.analysis.group_accuracy import (
     mean_differences,
     mean_figures,
 )
+from cliptools.analysis.zero_shot import wilson
 
 SIZES, ROWS = (13, 29, 7, 41, 1), 3
 
@@ -140,6 +141,23 @@ def test_a_group_without_errors_is_not_certain() -> None:
     worst = accuracies.figures(0)["worst"]
     assert worst.value == worst.high == 1
     assert worst.low < 0.9
+
+
+@pytest.mark.parametrize(("images", "accuracy"), [(1, 0.5), (2, 0.6), (5, 0.8), (20, 0.8)])
+def test_a_small_group_may_be_the_worst(rng: np.random.Generator, images: int, accuracy: float) -> None:
+    """Beside 100 images of accuracy 0.95: the worst group is the small one, in samples without an error too."""
+    contained = []
+    for seed in range(100):
+        h = np.concatenate([rng.random(100) < 0.95, rng.random(images) < accuracy]).astype(float)[None]
+        worst = GroupAccuracies(h, np.repeat([0, 1], [100, images]), 2, draws=200, seed=seed).figures(0)["worst"]
+        contained.append(worst.low <= accuracy <= worst.high)
+    assert np.mean(contained) >= 0.93
+
+
+def test_equal_groups_count_in_any_order() -> None:
+    h = np.array([[1.0, 1.0, 1.0]])
+    one, other = (GroupAccuracies(h, np.array(group), 2).figures(0)["worst"] for group in ([0, 0, 1], [0, 1, 1]))
+    assert one == other and one.low == pytest.approx(wilson(1.0, 1)[0])
 
 
 @pytest.mark.parametrize("images", [1, 12])

@@ -144,7 +144,13 @@ def test_the_command_writes_what_the_front_returns(suite: Suite, scenes: Path, t
     result = judged(suite, scenes, truth="scenes")
     assert parsed(ended.stdout) == list(result)
     assert json.loads((tmp_path / "s.json").read_text()) == json.loads(json.dumps(result.summary))
-    assert (tmp_path / "b.safetensors").read_bytes() == result.bundle.to_bytes()
+    written = ct.read(tmp_path / "b.safetensors")
+    assert {step["command"] for step in (written.header.history[-1], result.bundle.header.history[-1])} == {
+        "clip-judge", "cliptools.judge",
+    }  # fmt: skip
+    assert replace(written, header=result.bundle.header).to_bytes() == result.bundle.to_bytes()
+    assert written.header.history[-1]["arguments"] == result.bundle.header.history[-1]["arguments"]
+    assert written.header.history[-1]["arguments"]["same_names"]
     table = inside("judge", *common, "-f", "table").stdout.decode()
     assert table.split()[:5] == ["unit", "agreement", "written", "seen", "own"] and "written dealt" in table
 
@@ -289,7 +295,7 @@ def shown(paths: list[str], truth: str) -> tuple[list[list[str]], list[str]]:
     return [[TEXTS[j] for j in opened.of(number)] for number in range(len(opened.source))], list(known)
 
 
-def test_texts_from_every_kind_of_label(tmp_path: Path) -> None:
+def test_texts_from_every_kind_of_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = tmp_path / "photos"
     for folder, name in (("cat", "a"), ("cat", "b"), ("dog", "c")):
         (photos / folder).mkdir(parents=True, exist_ok=True)
@@ -301,6 +307,7 @@ def test_texts_from_every_kind_of_label(tmp_path: Path) -> None:
     assert shown(paths, str(lines))[0] == [["dog"], ["boat"], []]
     table.write_text("image,Boat,dog,weather\ncat/a.png,1,0,fine\ncat/b.png,0,1,rain\ndog/c.png,1,,rain\n")
     rows, known = shown(paths, str(table))
+    assert "'dog' is not judged, 1 image of 3 without an entry" in capsys.readouterr().err
     assert known == ["boat"] and [row for row in rows if "boat" in row] == [rows[0], rows[2]] and rows[0] == ["boat"]
     classes.write_text("image,label\ncat/a.png,boat\ncat/b.png,dog\ndog/c.png,boat\n")
     assert shown(paths, str(classes)) == ([["boat"], ["dog"], ["boat"]], ["dog", "boat"])

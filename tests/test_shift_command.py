@@ -239,7 +239,7 @@ def test_a_reader_that_leaves(photos: Path, file: Path) -> None:
         (("SPRING", "--concept", " "), 2, "name a concept by --concept TEXT"),
         (("SPRING", "--concept", "cat", "--concept", "cat"), 2, "the same concept twice"),
         (("SPRING", "--concept", "cat", "--concept", "cat "), 2, "the same concept twice"),
-        (("-", "--concept", "cat"), 2, "the bundle needs a file: --bundle FILE"),
+        (("-", "--concept", "cat"), 2, "cannot both come from standard input: name --bundle FILE"),
         (("--concept", "cat"), 2, "no images named"),
         (("SPRING", "--concept", "cat", "--alarm", "3"), 2, "--baseline FILE"),
         (("SPRING", "--concept", "cat", "--labels", "a.csv", "--truth", "scenes"), 2, "give one of them"),

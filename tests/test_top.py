@@ -179,7 +179,7 @@ def without(bundle: Bundle, name: str) -> Bundle:
     ("bundle", "arguments", "code", "message"),
     [
         (synthetic(), ("--units", "6:999"), 2, "no unit 6:999"),
-        (synthetic(), ("--word", "zebra"), 2, "no unit that matches --layers, --units and --word"),
+        (synthetic(), ("--word", "zebra"), 2, "no unit that matches --word\n"),
         (synthetic(words=False), ("--word", "cat"), 2, "no words yet"),
         (synthetic(), ("-",), 2, "PATH - and the bundle cannot both come from standard input: name --bundle FILE"),
         (synthetic(), (), 2, "Name their folder or tar as PATH"),

@@ -82,7 +82,7 @@ def test_raw_norms_of_pairs(photos: Path, bundles: Path, tiny_resnet_dir: Path) 
     [
         (("--beside", "pairs", "--bundle", "pairs"), 1, "its units are not whole neurons"),
         (("--beside", "neurons", "--bundle", "neurons"), 1, "the units of --bundle are not pairs of a neuron and a head"),
-        (("--beside", "-", "--bundle", "-"), 2, "only one of PATH, --bundle and --beside"),
+        (("--beside", "-", "--bundle", "-"), 2, "cannot both come from standard input"),
     ],
 )
 def test_what_does_not_go_together(photos: Path, bundles: Path, arguments: tuple[str, ...], code: int, message: str) -> None:

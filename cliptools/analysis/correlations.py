@@ -72,7 +72,8 @@ def correlations(sums: Float[np.ndarray, "*rows 6"]) -> Float[np.ndarray, "*rows
 def interval_of(sums: Float[np.ndarray, "g 6"]) -> Interval | None:
     """The correlation over all parts, with its jackknife interval.
 
-    None where the correlation is not defined, or is not defined without some part: that part alone decides then.
+    None where the correlation is not defined, or is not defined without some part: that part alone decides then. None where it is
+    the same without any part, too: nothing tells how much it varies.
     """
     sums = sums[sums[:, 0] > 0]
     if len(sums) < 2:
@@ -85,8 +86,8 @@ def interval_of(sums: Float[np.ndarray, "g 6"]) -> Interval | None:
     h = total[0] / sums[:, 0]  # (g)
     centre = len(sums) * z - ((1 - 1 / h) * z_j).sum()  # z*
     d2 = (h * z - (h - 1) * z_j - centre) ** 2 / (h - 1)  # (g): d_j^2
-    if (spread := d2.sum()) == 0:
-        return Interval(value, value, value)
+    if (spread := d2.sum()) == 0:  # the same without any part, as among copies of two images
+        return None
     freedom = max(1.0, spread**2 / (d2**2).sum() - 1)
     reach = -stdtrit(freedom, TAIL) * np.sqrt(spread / len(sums))  # t sqrt(v)
     low, high = (float(np.tanh(centre + side * reach)) for side in (-1, 1))

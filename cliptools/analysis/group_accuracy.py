@@ -28,6 +28,9 @@ Wilson's intervals [l_g, u_g], and likewise for means over tasks and for the gap
 
     [x - sqrt(sum_g (c_g (a_g - l_g))^2), x + sqrt(sum_g (c_g (u_g - a_g))^2)]        with l_g and u_g exchanged where c_g < 0
 
+and for the worst group [min_g l_g, min_g u_g]: beside a large group, one of few images may truly be the worst without having an
+error. With groups of 1 to 20 images beside one of 100, the interval contains the true value in 98 % of samples and more.
+
 A difference d_i of two rows on the n images of a group has, with half an image added to each of the four outcomes of a pair
 (Agresti and Min 2005), N = n + 2,
 
@@ -149,7 +152,8 @@ class GroupAccuracies:
     def closed(self, s: Rows) -> dict[str, Estimate]:
         """The figures of row s with the intervals of closed forms."""
         groups = self.groups(s)
-        return self._of_groups(groups, groups[self.worst_group(s)])
+        value = groups[self.worst_group(s)].value
+        return self._of_groups(groups, Estimate(value, min(each.low for each in groups), min(each.high for each in groups)))
 
     def closed_differences(self, s: Rows, before: Rows) -> dict[str, Estimate]:
         """The figures of row s less those of row `before` with the intervals of closed forms."""

@@ -95,7 +95,7 @@ class Judgement:
     scores: Mapping[str, Mapping[str, PerUnit]]
     """The scores on the scored half, for each kind of word and metric; with ground truth also SHOWN."""
     simulation: Mapping[str, PerUnit]
-    """The scores of the simulations by written and by seen words."""
+    """The scores of the simulations by written and by seen words; 0 where no scored image shows one of them."""
     agreement: PerUnit
     own_agreement: PerUnit
     """The same with the model's own similarities, if the judge is another."""
@@ -189,7 +189,10 @@ def _score(setting: Setting, words: Mapping[str, Texts], chosen: _Chosen) -> Jud
             if kind == "seen":
                 p[rows] = np.where(known, np.nan_to_num(permutation_p(scored, c), nan=1.0), np.nan)
         for kind, sums in signed.items():
-            simulation[kind][rows] = correlation(scored, presence.of_sums(sums.word[rows], sums.coefficient[rows]))
+            word = sums.word[rows]
+            s = presence.of_sums(word, sums.coefficient[rows])  # (i, n)
+            defined = ((word >= 0) & setting.presence.known[word]).any(1) & (np.ptp(scored, axis=0) > 0)
+            simulation[kind][rows] = np.where(defined, _defined(correlation, scored, s), np.nan)
         agreement[rows] = _agreement(setting.presence, units, everything, words["written"][rows])
         if setting.own is not None:
             own_agreement[rows] = _agreement(setting.own, units, everything, words["written"][rows])

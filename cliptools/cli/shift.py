@@ -82,9 +82,9 @@ def main(**options: Any) -> int:
     of the baseline. Writes, for each concept and group, the mean over images of the share of the output that these units
     make up, with its spread and standard error. `follows` is the correlation of that share with the model's own similarity
     (without the part that the units write themselves), and holds the correlation that random units reach (`chance`). A warning
-    names concepts whose units do no better than that. With labels, point-biserial correlations are added, and a record per
-    concept over all images and over groups (95 % intervals by Fisher's z over groups, by the jackknife over images; no
-    interval if fewer than 3 images have the rarer label).
+    names concepts whose units do no better than that, if the interval is narrow enough to tell (0.4). With labels,
+    point-biserial correlations are added, and a record per concept over all images and over groups (95 % intervals by Fisher's
+    z over groups, by the jackknife over images; no interval if fewer than 3 images have the rarer label).
 
     \b
     Alarms: z is the difference of two means divided by its standard error. With --alarm 3, if nothing has changed, at most

@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cliptools.analysis.zero_shot import Tally
+from cliptools.analysis.zero_shot import BEST, Tally
 from cliptools.console import count_of
 from cliptools.front.ablate_settings import BundleSettings, Record
 from cliptools.front.unit_records import record_source
@@ -80,7 +80,8 @@ def ablate_table(records: Sequence[Record]) -> list[RenderableType]:
     for record in records:
         top1, top5 = record["top1"], record["top5"]
         cells = [*_setting_cells(record), f"{top1['value']:.1%}"]
-        cells += [f"{top1['low']:.1%}–{top1['high']:.1%}", f"{top5['value']:.1%}"]
+        among_five = f"{top5['value']:.1%}" if record["settings"]["class_count"] > BEST else "–"  # of five classes it is 100 %
+        cells += [f"{top1['low']:.1%}–{top1['high']:.1%}", among_five]
         table.add_row(*map(Text, [*cells, f"{record['agreement']:.1%}", f"{record['cosine']:.4f}"]))
     count = Text(f"{count_of(records[0]['n'], 'image')}, {count_of(records[0]['settings']['class_count'], 'class')}")
     parts: list[RenderableType] = [table, count]

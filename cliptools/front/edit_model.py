@@ -364,7 +364,12 @@ class Editor:
         identity = {key: model.identity[key] for key in kept} | {"pretrained": None, "sha256": after, "precision": "fp32"}
         identity["parent"] = parent
         units = self.unit_records(removed)
-        figures: dict[str, Any] = {"edit": self.explanation, "how": self.how, "exact": not self.early, "count": len(units)}
+        figures: dict[str, Any] = {
+            "edit": self.explanation,
+            "how": self.how,
+            "exact": not self.early and request.precision == "fp32",
+            "count": len(units),
+        }
         texts = self.chosen.writes if self.how == "null" or request.scored else ()
         figures |= {"sees": list(request.sees), "writes": list(dict.fromkeys(t for of_unit in texts for t in of_unit))}
         if removed is not None and overlap is not None:

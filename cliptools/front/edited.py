@@ -132,6 +132,11 @@ def tokenizer_files(model: Mapping[str, Any]) -> list[Path]:
     return [] if folder is None else [folder / name for name in TOKENIZER if (folder / name).is_file()]
 
 
+def _interval(figure: Mapping[str, float]) -> str:
+    """Return a figure with its 95 % interval as a table shows it."""
+    return f"{figure['value']:.1%} ({figure['low']:.1%}–{figure['high']:.1%})"
+
+
 def edit_table(records: Sequence[dict[str, Any]]) -> list[Table]:
     """Return the edit in figures, and its first units."""
     record = records[0]
@@ -143,10 +148,9 @@ def edit_table(records: Sequence[dict[str, Any]]) -> list[Table]:
         facts += [("largest overlap", f"{record['overlap']:.1e} as stored")]
     if "choice" in record:
         test = record["choice"]["test"]
-        facts += [
-            (f"worst group on test, {name}", f"{test[name]['worst']['value']:.1%}") for name in ("before", "after", "random")
-        ]
-    facts += [("exact", "yes" if record["exact"] else "no: --approximate"), ("precision", record["precision"])]
+        facts += [(f"worst group on test, {name}", _interval(test[name]["worst"])) for name in ("before", "after", "random")]
+    rounded = f"no: rounded to {record['precision']}" if record["precision"] != "fp32" else "no: --approximate"
+    facts += [("exact", "yes" if record["exact"] else rounded), ("precision", record["precision"])]
     facts += [("before", record["before"][:12]), ("after", record["after"][:12])]
     facts += [("output", record["output"])] if "output" in record else []
     columns = [name for name in ("score", "removed") if name in record["units"][0]]

@@ -79,6 +79,8 @@ class JudgeRequest:
     device: str = "auto"
     cache: bool = True
     reading: Reading = field(default_factory=Reading)
+    step: str = "cliptools.judge"
+    """Name of the step in the bundle's history."""
 
     def check(self) -> None:
         """Reject invalid arguments and combinations before any input is read.
@@ -250,7 +252,7 @@ def judge_units(bundle: Bundle, model: LoadedModel, task: Task) -> tuple[JudgedU
     counts = {"choosing": len(choosing), "scored": len(scored), "recurring": task.images.recurring, "skipped": len(skipped)}
     units = JudgedUnits(
         bundle, pool, judgement, task.by, counts, request.false_discovery, _settings(request, pool), held,
-        None if task.judge is None else task.judge.identity,
+        request.step, None if task.judge is None else task.judge.identity,
     )  # fmt: skip
     return units, [measured.numbers[row] for row in choosing]
 
@@ -265,7 +267,7 @@ def _settings(request: JudgeRequest, pool: Pool) -> dict[str, Any]:
     return {
         "pool": pool.name, "share": request.share, "seed": request.seed,
         "truth": request.truth if isinstance(request.truth, str) else None,
-    }  # fmt: skip
+    } | {name: value for name in ("limit", "sample", "same_names", "classes") if (value := getattr(request, name))}  # fmt: skip
 
 
 def _vocabulary(bundle: Bundle, texts: Vocabulary) -> Pool:

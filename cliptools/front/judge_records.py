@@ -63,6 +63,8 @@ class JudgedUnits(NamedTuple):
     settings: Mapping[str, Any]
     held: HeldOut
     """Read directions on the images, for clip-decompose --verify."""
+    step: str
+    """Name of the step in the bundle's history: of the command or of the function."""
     judge: Mapping[str, Any] | None
     """The other model whose embeddings these are of, as headers record models; None for the units' own model."""
 
@@ -118,7 +120,8 @@ def summary_of(units: JudgedUnits) -> Record:
     summary: Record = {
         "units": units.bundle.units,
         "words": {
-            kind: {metric: interval(value) for metric, value in scores.items()} for kind, scores in judgement.scores.items()
+            kind: {metric: _over_units(metric, value) for metric, value in scores.items()}
+            for kind, scores in judgement.scores.items()
         },
         "simulation": {kind: interval(value) for kind, value in judgement.simulation.items()},
         "agreement": interval(judgement.agreement),
@@ -144,6 +147,12 @@ def interval(values: Float64[np.ndarray, " n"]) -> Record:
     return {"mean": number(mean), "low": number(low), "high": number(high), "units": int(np.isfinite(values).sum())}
 
 
+def _over_units(metric: str, values: Float64[np.ndarray, " n"]) -> Record:
+    """Return the mean of a metric over the units; of CoSy's MAD the median too, as units that hardly act have huge values."""
+    record = interval(values)
+    return record | ({"median": number(float(np.nanmedian(values)))} if metric == MAD and record["units"] else {})
+
+
 def number(value: float) -> float | None:
     """Return a number rounded for a record; None for NaN."""
     return rounded(value) if math.isfinite(value) else None
@@ -159,7 +168,7 @@ def judged_bundle(units: JudgedUnits) -> UnitBundle:
     index = np.array([*(number_of.get(text, -1) for text in pool.texts), -1], dtype=np.int32)  # the last is for -1
     seen: Int[np.ndarray, "u s"] = index[judgement.seen]
     words = bundle.text_list("words") | {"texts": list(number_of)}
-    header = bundle.header.after("cliptools.judge", {"judged": units.judged_by, **units.settings})
+    header = bundle.header.after(units.step, {"judged": units.judged_by, **units.settings})
     kept = {"images": {half: units.images[half] for half in ("choosing", "scored")}}
     kept |= {} if units.judge is None else {"model": dict(units.judge)}
     settings = {"judged": units.judged_by, "judged_images": units.images["choosing"], "judged_read": kept}
@@ -197,13 +206,14 @@ def means_table(summary: Record) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     rows = list(summary["words"].items())
     metrics = [metric for metric in (*METRICS, AUC, MAD) if metric in summary["words"]["written"]]
-    for column, title in enumerate(("words", *metrics, "95 % interval of the correlation")):
+    titles = [f"median {metric}" if metric == MAD else metric for metric in metrics]
+    for column, title in enumerate(("words", *titles, "95 % interval of the correlation")):
         table.add_column(title, justify="right" if column else "left", no_wrap=True)
     rows += (
         [(f"random weights: {kind}", summary["null"]["words"][kind]) for kind in ("written", "seen")] if "null" in summary else []
     )
     for kind, scores in rows:
-        means = [shown_number(scores[metric]["mean"]) for metric in metrics]
+        means = [shown_number(scores[metric].get("median", scores[metric]["mean"])) for metric in metrics]
         ends = f"{shown_number(scores['correlation']['low'])} to {shown_number(scores['correlation']['high'])}"
         table.add_row(kind, *means, ends)
     return table

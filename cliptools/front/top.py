@@ -174,7 +174,8 @@ def candidates(bundle: Bundle, request: TopRequest) -> Int[np.ndarray, " unit"]:
     if request.word:
         mask &= by_word(bundle, request.word, request.strongest)
     if not mask.any():
-        raise UsageError("the bundle has no unit that matches --layers, --units and --word together")
+        given = [name for name in ("layers", "units", "word") if getattr(request, name)]
+        raise UsageError(f"the bundle has no unit that matches {' and '.join(f'--{name}' for name in given)}")
     sort = "index" if request.sort == "inertia" else request.sort or "clear"
     order = order_units(bundle, sort, None if request.sort else request.word)
     return order[mask[order]]

@@ -162,6 +162,9 @@ def acting_images(bundle: Bundle, request: TopRequest, above: float | str | None
         elif len(acting) == len(norm):
             cut.append(row)
         images |= dict.fromkeys(image[acting].tolist())
+    if above is not None and not images:
+        exceeded = "its threshold" if above == THRESHOLD else above
+        warn(f"--above: of {count_of(len(rows), 'unit')}, none has a top image whose norm exceeds {exceeded}")
     if cut:
         name = unit_name(*bundle["unit"][cut[0]].tolist())
         warn(

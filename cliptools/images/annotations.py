@@ -67,9 +67,7 @@ def read_annotations(path: Path, option: str = "--truth", *, attributes: bool = 
     names: dict[str, tuple[str, ...]] = {}
     for number, record in file_objects(path, f"{option} {path}"):
         key, objects = record.get("key"), record.get("names")
-        if not (
-            isinstance(key, str) and isinstance(objects, list) and objects and all(isinstance(name, str) for name in objects)
-        ):
+        if not (isinstance(key, str) and isinstance(objects, list) and all(isinstance(name, str) for name in objects)):
             raise StreamError(
                 f"{option} {path}: line {number} has no `key` with a list of `names`, as scenes.jsonl of clip-scenes has"
             )

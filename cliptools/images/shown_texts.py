@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from cliptools.console import count_of, warn
 from cliptools.emoji.attributes import attributes_of
 from cliptools.emoji.render import SceneSource
 from cliptools.errors import StreamError
@@ -168,7 +169,12 @@ def _open_file(paths: Sequence[str], file: Path, index: TextIndex, texts: Sequen
     images = find(paths)
     groups = Groups(ListedImages(images), images, (), [])
     labels = by_columns(groups, read_table(file, "image"), [texts[n] for n in named])  # (image, column)
-    known = index.mask(n for column, n in enumerate(named) if not np.isnan(labels[:, column]).any())
+    unknown = np.isnan(labels).sum(0)  # (column)
+    for column, count in enumerate(unknown.tolist()):
+        if count:
+            without = f"{count_of(count, 'image')} of {len(images)} without an entry"
+            warn(f"--truth {file}: {texts[named[column]]!r} is not judged, {without}")
+    known = index.mask(n for n, count in zip(named, unknown, strict=True) if not count)
     return ShownTexts(
         groups.source, lambda number: [n for n, label in zip(named, labels[number], strict=True) if label == 1], known
     )

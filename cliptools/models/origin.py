@@ -194,6 +194,9 @@ def _edited_weights(pretrained: str | None) -> Path | None:
 
 
 def _own_weights_error(name: str, pretrained: str) -> UsageError:
+    path = Path(pretrained)
+    if (path.suffix or len(path.parts) > 1) and not path.exists():
+        return UsageError(f"--pretrained {pretrained}: no such file or folder")
     return UsageError(
         f"--pretrained {pretrained}: {name} brings its own weights, which only a checkpoint of clip-edit can replace; "
         "leave --pretrained out"

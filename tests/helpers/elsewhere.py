@@ -17,7 +17,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
         "tests/test_ablate_command.py: lost units",
         "needs a bundle of indirect effects of clip-effects --keep, minutes of work",
     ),
-    ("cli/run/concepts.py", "_read_earlier"): ("tests/test_concepts_command.py: skipped by the earlier run",),
     ("front/heat_maps.py", "Segmenter.score"): ("tests/test_scarce_memory.py: out of memory with a single image",),
     ("front/label_maps.py", "Labeller._averaged"): ("tests/test_unusable.py: test_label_maps_and_evaluation",),
     ("front/label_maps.py", "Labeller.averaged"): ("tests/test_scarce_memory.py: out of memory with a single window",),

@@ -4,6 +4,7 @@ front/concepts.py makes the records. The records of finished images are kept in 
 continues.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,36 +109,45 @@ def _check_usage(options: ConceptsOptions, resumable: Path | None) -> None:
 def _read_earlier(part_file: KeptLines, task: Task) -> EarlierRun:
     """Return the work of an earlier run, and drop its records after the last whole batch.
 
+    An image without a record was skipped, or is new. The work ends before the first one that can be read now; with --strict
+    before the first one.
+
     Raises:
         CliptoolsError: the records are of other images or options.
-        ImageError: with --strict, an image that the earlier run skipped.
     """
-    names, reading, common, earlier = task.names, task.request.reading, task.common, EarlierRun()
-    next_place, lines = 0, 0  # place in the list after the last record; number of records
+    names, reading, common = task.names, task.request.reading, task.common
+    places: list[int] = []  # of the records in the list
+    following = 0  # place after the last record
     for record in part_file.earlier():
         name = str(record.get("image"))
-        if name not in names[next_place : next_place + 1]:
-            skipped_place = next_place
-            try:
-                next_place = names.index(name, next_place)
-            except ValueError:
-                raise CliptoolsError(
-                    f"{part_file.part}: has a record of {name!r}, which is not one of the images that follow; "
-                    "use the same images or another output file"
-                ) from None
-            if reading.strict:
-                raise ImageError(f"{names[skipped_place]}: skipped by the earlier run")
-        expected = common if task.truth is None else common | {"truth": list(task.truth.of(names[next_place]))}
+        try:
+            place = following if name in names[following : following + 1] else names.index(name, following)
+        except ValueError:
+            raise CliptoolsError(
+                f"{part_file.part}: has a record of {name!r}, which is not one of the images that follow; "
+                "use the same images or another output file"
+            ) from None
+        if (unread := next((n for n in range(following, place) if reading.strict or _is_readable(task, n)), None)) is not None:
+            following = unread
+            break
+        expected = common if task.truth is None else common | {"truth": list(task.truth.of(name))}
         for key in expected | {"truth": None}:
             check_same(part_file.part, key, record.get(key), expected.get(key))
-        start = next_place - next_place % reading.batch_size
-        if start > earlier.place:
-            earlier = EarlierRun(start, lines)
-        next_place, lines = next_place + 1, lines + 1
-    if next_place % reading.batch_size == 0 or next_place == len(names):
-        earlier = EarlierRun(next_place, lines)
+        places.append(place)
+        following = place + 1
+    start = following if following == len(names) else following - following % reading.batch_size
+    earlier = EarlierRun(start, bisect_left(places, start))
     part_file.keep(earlier.images)
     return earlier
+
+
+def _is_readable(task: Task, place: int) -> bool:
+    """Return whether the image at a place of the list can be read."""
+    try:
+        task.images.load(task.indices[place])
+    except ImageError:
+        return False
+    return True
 
 
 def _write(records: Iterator[Record], task: Task, output_format: str, options: ConceptsOptions) -> None:

@@ -14,7 +14,7 @@ from cliptools.cli.run.bundle_output import read_neurons
 from cliptools.console import count_of
 from cliptools.errors import UsageError
 from cliptools.front.images import Reading
-from cliptools.front.judge import NEEDED_TENSORS, JudgeRequest, judged
+from cliptools.front.judge import NEEDED_TENSORS, TOOL, JudgeRequest, judged
 from cliptools.front.tables import rendered
 from cliptools.io.files import binary_output, text_output
 from cliptools.io.jsonl import write_record
@@ -105,6 +105,7 @@ def _request(options: JudgeOptions) -> JudgeRequest:
         false_discovery=options.false_discovery,
         null=options.null,
         same_names=options.same_names,
+        step=TOOL,
         limit=options.limit,
         sample=options.sample,
         seed=options.seed,
