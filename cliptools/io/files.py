@@ -19,8 +19,8 @@ from typing import cast
 from cliptools.console import warn
 from cliptools.errors import CliptoolsError, UsageError
 
-PREFIX, SUFFIX = ".cliptools-", ".part"
-"""Of the temporary names of outputs: without the output's own name, to which a longer one could not be given."""
+SUFFIX = ".part"
+MOST_BYTES = 200  # of an output's name in a temporary one: file systems take 255
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
             raise CliptoolsError(f"{path}: could not be written ({error.strerror})") from None
         return
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=PREFIX, suffix=SUFFIX, dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=_hidden(path), suffix=SUFFIX, dir=path.parent)
     except OSError as error:
         raise CliptoolsError(f"{path}: cannot write here ({error.strerror})") from None
     try:
@@ -55,6 +55,11 @@ def whole_file(path: Path) -> Iterator[BufferedIOBase]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _hidden(path: Path) -> str:
+    """Return the start of a temporary name: the output's own, hidden and cut, so that what a killed run leaves can be told."""
+    return f".{os.fsencode(path.name)[:MOST_BYTES].decode(errors='ignore')}."
 
 
 def _umask() -> int:
@@ -77,7 +82,7 @@ def put_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written; the error names it.
     """
-    temporary = path.with_name(f"{PREFIX}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}{SUFFIX}")
+    temporary = path.with_name(f"{_hidden(path)}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}{SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
@@ -99,7 +104,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CliptoolsError(f"{path}: not empty; name a new folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=PREFIX, suffix=SUFFIX, dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), suffix=SUFFIX, dir=path.parent))
     except OSError as error:
         raise CliptoolsError(f"{path}: cannot write here ({error.strerror})") from None
     try:
