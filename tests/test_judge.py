@@ -307,7 +307,7 @@ def test_texts_from_every_kind_of_label(tmp_path: Path, capsys: pytest.CaptureFi
     assert shown(paths, str(lines))[0] == [["dog"], ["boat"], []]
     table.write_text("image,Boat,dog,weather\ncat/a.png,1,0,fine\ncat/b.png,0,1,rain\ndog/c.png,1,,rain\n")
     rows, known = shown(paths, str(table))
-    assert "'dog' is not judged, 1 image of 3 without an entry" in capsys.readouterr().err
+    assert "not judged, 1 text with images without an entry: 'dog' (1 image)" in capsys.readouterr().err
     assert known == ["boat"] and [row for row in rows if "boat" in row] == [rows[0], rows[2]] and rows[0] == ["boat"]
     classes.write_text("image,label\ncat/a.png,boat\ncat/b.png,dog\ndog/c.png,boat\n")
     assert shown(paths, str(classes)) == ([["boat"], ["dog"], ["boat"]], ["dog", "boat"])

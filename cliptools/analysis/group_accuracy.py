@@ -152,8 +152,7 @@ class GroupAccuracies:
     def closed(self, s: Rows) -> dict[str, Estimate]:
         """The figures of row s with the intervals of closed forms."""
         groups = self.groups(s)
-        value = groups[self.worst_group(s)].value
-        return self._of_groups(groups, Estimate(value, min(each.low for each in groups), min(each.high for each in groups)))
+        return self._of_groups(groups, Estimate(*map(min, zip(*groups, strict=True))))
 
     def closed_differences(self, s: Rows, before: Rows) -> dict[str, Estimate]:
         """The figures of row s less those of row `before` with the intervals of closed forms."""

@@ -118,8 +118,6 @@ def decompose(
         ModelError: the model is not available, or not the bundle's.
     """
     require_one_of("method", method, ("pursuit", "textspan"))
-    require_one_of("center", center, ("pool", "none"))
-    require_one_of("normalize", normalize, ("texts", "dimensions"))
     require_number("m", m, 1)
     for length in prefix:
         require_number("prefix", length, 1, m)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -16,7 +16,7 @@ from rich.text import Text
 from cliptools.analysis.selection import by_layers
 from cliptools.analysis.spurious import By, PairWords, Search, Settings, Texts, Words
 from cliptools.analysis.spurious_pairs import clearest_pairs
-from cliptools.arguments import checked, chosen_layers, chosen_templates, require_number, require_one_of
+from cliptools.arguments import checked, chosen_layers, chosen_templates, require_number
 from cliptools.console import count_of, front_call, note, verb_form
 from cliptools.errors import StreamError, TextError, UsageError
 from cliptools.front.bundles import require_neurons
@@ -44,7 +44,6 @@ from cliptools.text.vocabularies import Pool
 
 TOOL = "clip-spurious"
 NEEDED_TENSORS = ("word", "coefficient", "words")
-WAYS = get_args(By)
 PAIRS = 10  # pairs of `classes` by default
 WORDS, NEURONS = 25, 100  # defaults of the paper
 SINGLE_WORDS, SINGLE_NEURONS = 20, 50  # defaults of the paper's public code, for `by` single
@@ -164,7 +163,6 @@ def spurious(
         TextError: a list of classes, pairs or texts is unknown or invalid, or a pair has no words.
         ModelError: the model is not available, or not the bundle's.
     """
-    require_one_of("by", by, WAYS)
     for name, number in (("head", head), ("words", words), ("neurons", neurons)):
         require_number(name, number, 1)
     require_number("seed", seed, 0)

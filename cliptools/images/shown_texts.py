@@ -33,6 +33,7 @@ from cliptools.text.emoji_concepts import concepts
 SCENES, CLASSES, CAPTIONS = TRUTHS = ("scenes", "classes", "captions")
 """Values of --truth other than a file."""
 TXT = ".txt"
+NAMED = 3  # texts that a warning names
 
 
 class TextIndex:
@@ -170,10 +171,11 @@ def _open_file(paths: Sequence[str], file: Path, index: TextIndex, texts: Sequen
     groups = Groups(ListedImages(images), images, (), [])
     labels = by_columns(groups, read_table(file, "image"), [texts[n] for n in named])  # (image, column)
     unknown = np.isnan(labels).sum(0)  # (column)
-    for column, count in enumerate(unknown.tolist()):
-        if count:
-            without = f"{count_of(count, 'image')} of {len(images)} without an entry"
-            warn(f"--truth {file}: {texts[named[column]]!r} is not judged, {without}")
+    counts = zip(named, unknown.tolist(), strict=True)
+    if lacking := [f"{texts[n]!r} ({count_of(count, 'image')})" for n, count in counts if count]:
+        more = ", …" if len(lacking) > NAMED else ""
+        left_out = f"{count_of(len(lacking), 'text')} with images without an entry"
+        warn(f"--truth {file}: not judged, {left_out}: {', '.join(lacking[:NAMED])}{more}")
     known = index.mask(n for n, count in zip(named, unknown, strict=True) if not count)
     return ShownTexts(
         groups.source, lambda number: [n for n, label in zip(named, labels[number], strict=True) if label == 1], known

@@ -157,7 +157,7 @@ def check_inputs(options: CommonOptions) -> None:
     """Reject invalid images and templates before any input is read.
 
     Raises:
-        UsageError: no images, two inputs on standard input, or invalid templates.
+        UsageError: no images, or invalid templates.
     """
     if not options.paths:
         raise UsageError("no images named: give files, folders, tar archives, or - for a tar on standard input")
