@@ -28,17 +28,22 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Check the types of a function's arguments by its annotations, before it runs.
 
     Only kinds are checked: a text, a number, a bundle, a list of bundles, one of several words. What belongs to a list of
-    numbers or texts, and ranges, are checked where they are used.
+    numbers or texts, and ranges, are checked where they are used. A path in place of a text is its text.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
             kind = signature.parameters[name].annotation
-            if name not in CHECKED_WHERE_OPENED and not _is_a(value, kind):
-                raise UsageError(f"{name}={_shortened(value)}: expected {_described(kind)}")
-        return function(*args, **kwargs)
+            if name in CHECKED_WHERE_OPENED or _is_a(value, kind):
+                continue
+            if isinstance(value, os.PathLike) and _is_a(os.fspath(value), kind):
+                bound.arguments[name] = os.fspath(value)
+                continue
+            raise UsageError(f"{name}={_shortened(value)}: expected {_described(kind)}")
+        return function(*bound.args, **bound.kwargs)
 
     return call
 

@@ -330,3 +330,19 @@ def test_pixels_that_are_no_numbers_are_named(suite: Suite) -> None:
         spoilt[4, 1, 2, 3] = value
         with pytest.raises(UsageError, match="images: picture 4 holds NaN or infinity"):
             measured(suite, [spoilt[:3], spoilt[3:]])
+
+
+def test_a_path_stands_for_its_text(suite: Suite, tmp_path: Path) -> None:
+    """Weights and a truth by their paths are those by texts."""
+    named = ct.load_model("emoji-vit2", device="cpu")
+    edited = tmp_path / "edited.safetensors"
+    ct.edit(ct.effects(model=named, limit=12, device="cpu"), writes="cat", head=2, device="cpu").save(edited)
+    by_text, by_path = (ct.load_model("emoji-vit2", given, device="cpu") for given in (str(edited), edited))
+    assert by_text.sha256 == by_path.sha256 != named.sha256 and by_path.pretrained == str(edited)
+    truth = tmp_path / "truth.csv"
+    bundle = ct.read(suite.bundle("second-words"))
+    names = sorted(path.name for path in Path(suite.images).iterdir())
+    truth.write_text("image,cat\n" + "".join(f"{name},{row % 2}\n" for row, name in enumerate(names)))
+    given = {"texts": ["cat", "dog"], "same_names": True, "device": "cpu"}
+    one, other = (ct.judge(bundle, suite.images, truth=path, **given).summary for path in (str(truth), truth))
+    assert one == other
