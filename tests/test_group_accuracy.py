@@ -154,6 +154,30 @@ def test_a_small_group_may_be_the_worst(rng: np.random.Generator, images: int, a
     assert np.mean(contained) >= 0.93
 
 
+@pytest.mark.parametrize(("images", "accuracy"), [(1, 0.5), (3, 0.6), (12, 0.75)])
+def test_a_small_group_may_be_the_worst_of_a_difference(rng: np.random.Generator, images: int, accuracy: float) -> None:
+    """Beside 100 images of which 0.8 are right, then 0.9: the worst group is the small one, which stays as it was."""
+    contained = 0
+    for seed in range(100):
+        large, small = rng.random(100), rng.random(images)
+        h = np.stack([np.concatenate([large < p, small < accuracy]) for p in (0.8, 0.9)]).astype(float)
+        worst = GroupAccuracies(h, np.repeat([0, 1], [100, images]), 2, draws=200, seed=seed).differences(1, 0)["worst"]
+        contained += worst.low <= 0 <= worst.high
+    assert contained >= 93
+
+
+def test_a_worst_group_beyond_doubt_is_paired() -> None:
+    """The group of few images that is the worst in both rows differs by its pairs, however wide its own intervals are."""
+    group = np.repeat([0, 1], [100, 20])
+    old = np.concatenate([np.ones(100), np.repeat([1.0, 0.0], 10)])
+    new = old.copy()
+    new[-1] = 1.0
+    accuracies = GroupAccuracies(np.stack([old, new]), group, 2)
+    worst, own = accuracies.differences(1, 0)["worst"], accuracies.figures(1)["worst"]
+    assert worst.value == pytest.approx(0.05, abs=1e-9)
+    assert worst.high - worst.low < 0.25 and own.high - own.low > 0.35
+
+
 def test_equal_groups_count_in_any_order() -> None:
     h = np.array([[1.0, 1.0, 1.0]])
     one, other = (GroupAccuracies(h, np.array(group), 2).figures(0)["worst"] for group in ([0, 0, 1], [0, 1, 1]))
@@ -194,6 +218,13 @@ def test_closed_forms_against_loops(rng: np.random.Generator, group: np.ndarray)
             above = np.sqrt(sum((share * (part[2] - part[0])) ** 2 for share, part in zip(c, parts, strict=True)))
             assert found[name] == pytest.approx((x, x - below, x + above), abs=1e-9)
         gap, weighted, worst = found["gap"], found["weighted"], found["worst"]
+        ends = [[min(x[end] for x in accuracies.groups(row)) for end in range(3)] for row in (s, before) if row is not None]
+        if before is None:
+            assert worst == pytest.approx(ends[0], abs=1e-9)
+        else:  # the group of one image has the least low end, and never the least high end
+            (x, low, high), (y, old_low, old_high) = ends
+            assert worst.low == pytest.approx(x - y - np.hypot(x - low, old_high - y), abs=1e-9)
+            assert worst.high == pytest.approx(x - y + np.hypot(high - x, y - old_low), abs=1e-9)
         assert gap.value == pytest.approx(weighted.value - worst.value, abs=1e-9)
         assert gap.value - gap.low == pytest.approx(np.hypot(weighted.value - weighted.low, worst.high - worst.value), abs=1e-9)
 
