@@ -38,8 +38,8 @@ from scipy import stats
 from torch import Tensor
 
 import cliptools as ct
-from cliptools.analysis.cue_units import cue_scores, write_scores
 from cliptools.analysis.edited_passes import edited_outputs
+from cliptools.analysis.seen import cue_scores, write_scores
 from cliptools.emoji.export import slug
 from cliptools.emoji.render import single_scenes_for
 from cliptools.front.bundles import read, require_neurons

@@ -43,9 +43,9 @@ from typographic_parts import rows as part_rows
 from typographic_scenes import NONE, PICTURES, Drawn, draw, pictures
 
 import cliptools as ct
-from cliptools.analysis.cue_units import cue_scores, write_scores
 from cliptools.analysis.edited_passes import edited_outputs
 from cliptools.analysis.margin_passes import HeadName
+from cliptools.analysis.seen import cue_scores, write_scores
 from cliptools.analysis.zero_shot import wilson
 from cliptools.emoji.export import BLANK, OTHER
 from cliptools.emoji.writing import writable

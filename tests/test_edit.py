@@ -15,8 +15,7 @@ from helpers.resnet_paths import pair_effects
 from helpers.tiny_suite import TEXTS, Suite
 
 import cliptools as ct
-from cliptools.analysis.cue_units import cue_scores, write_scores
-from cliptools.analysis.seen import ReadDirections
+from cliptools.analysis.seen import ReadDirections, cue_scores, write_scores
 from cliptools.errors import CliptoolsError, ModelError, StreamError, UsageError
 from cliptools.front.edit_choose import _random_units
 from cliptools.front.images import open_any

@@ -1,4 +1,4 @@
-"""Words for what units see: the texts to which images are most similar when a unit acts.
+"""What units see: the texts to which images are most similar when a unit acts, and units that see one text and write another.
 
 With the unit embedding e(I) of an image, its covariance Sigma, the activity a_n(I) = <phi_n(I) - b_n, r_n> of a unit and its read
 direction q_n = cov(a_n, e) (streaming/embeddings.py), for every text t
@@ -8,17 +8,26 @@ direction q_n = cov(a_n, e) (streaming/embeddings.py), for every text t
 A unit's *seen* words have the largest correlation. Its *agreement* is the correlation of its first written word: the unit acts on
 images of what it writes. A q_n of a bundle comes from the top images alone, so these correlations are too small, by a factor that
 depends on the unit and not on the text.
+
+Units through which a model takes a cue for a class see the one and write the other. With the direction r_n, texts s of cues and
+texts t of classes, less the mean of the vocabulary:
+
+    see_n(s)    = corr(a_n, <e, s>)
+    score_n     = sum over s and t of max(0, see_n(s)) max(0, <r_n, t>) sd(a_n)
+    rather      the same with the factor max(0, see_n(s) - see_n(t)): units that see the cue rather than the class
 """
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from cliptools.devices import to_float64
 
 AT_ONCE = 1 << 24  # correlations computed at a time
+SCORES = ("cue", "cue-not-class")
+"""Names of the scores of units that see a cue and write a class."""
 
 
 class ReadDirections(NamedTuple):
@@ -94,3 +103,21 @@ def first_positive(word: Int[Tensor, "u m"], coefficient: Float[Tensor, "u m"]) 
     """The text of each unit's largest positive coefficient; -1 for a unit without one."""
     largest, place = torch.where(word >= 0, coefficient, 0).max(1)
     return torch.where(largest > 0, word.gather(1, place[:, None])[:, 0], -1)
+
+
+def cue_scores(
+    read: ReadDirections, r: Float[Tensor, "u d"], s: Float[Tensor, "s d"], t: Float[Tensor, "t d"], rather: bool
+) -> Float64[Tensor, " u"]:
+    """score_n of every unit, at least 0."""
+    read, r, s, t = read.in_float64(), to_float64(r), to_float64(s), to_float64(t)
+    see = read.correlations(s)  # (u, s)
+    write = (r @ t.T).clamp(min=0)  # (u, t)
+    product = see.clamp(min=0)[:, :, None] * write[:, None, :]  # (u, s, t)
+    if rather:
+        product = product * (see[:, :, None] - read.correlations(t)[:, None, :]).clamp(min=0)
+    return product.sum((1, 2)) * read.deviation
+
+
+def write_scores(r: Float[Tensor, "u d"], deviation: Float[Tensor, " u"], t: Float[Tensor, "t d"]) -> Float64[Tensor, " u"]:
+    """Sum over t of max(0, <r_n, t>) sd(a_n): the score of units whatever they see."""
+    return (to_float64(r) @ to_float64(t).T).clamp(min=0).sum(1) * to_float64(deviation)

@@ -15,7 +15,7 @@ The units of a word (`units_of_words`) are those of largest
     max(0, <r_n, t_w>) max(0, seen_n(w) + 1 / sqrt(N))        N images of the bundle
 
 as `best_units` of concept_units.py chooses them for a concept, but the correlation seen_n(w) = corr(a_n, <e, t_w>) comes from the
-read directions of the bundle (cue_units.py) and not from a first look at the images: with a whole vocabulary the look would keep
+read directions of the bundle (seen.py) and not from a first look at the images: with a whole vocabulary the look would keep
 a number for every unit and word. The choice then depends on the bundle alone, so two runs with one bundle compare equal units,
 and the choice does not depend on the images that are compared. Without read directions the units are those of largest <r_n, t_w>.
 

@@ -6,7 +6,8 @@ from typing import Any
 from cliptools.arguments import checked, chosen_layers, chosen_templates
 from cliptools.console import front_call
 from cliptools.front.edit_means import MeanImages
-from cliptools.front.edit_model import EditRequest, edited_model
+from cliptools.front.edit_model import edited_model
+from cliptools.front.edit_request import EditRequest
 from cliptools.front.edit_units import distinct_texts
 from cliptools.front.edited import Edited
 from cliptools.front.images import Images, Reading

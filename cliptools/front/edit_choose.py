@@ -21,7 +21,8 @@ from cliptools.devices import in_halves
 from cliptools.errors import CliptoolsError, UsageError
 from cliptools.front.ablate_groups import GroupFigures, HitTable
 from cliptools.front.ablate_settings import AblateRequest
-from cliptools.front.edit_model import TOOL, EditRequest, editor_of
+from cliptools.front.edit_model import TOOL, editor_of
+from cliptools.front.edit_request import EditRequest
 from cliptools.front.edited import Edited
 from cliptools.front.images import Reading, read_batches
 from cliptools.images.classification import ClassifiedImages

@@ -1,10 +1,10 @@
 """The edited model of units: they no longer write along texts, or stand at their means.
 
-The equations are in analysis/weight_edit.py, the score of units in analysis/cue_units.py.
+The equations are in analysis/weight_edit.py, the score of units in analysis/seen.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cliptools.analysis.cue_units import BY
 from cliptools.analysis.selection import by_layers
 from cliptools.analysis.weight_edit import (
     NeuronGroup,
@@ -27,10 +26,10 @@ from cliptools.analysis.weight_edit import (
     null_pairs,
     pooled_at_mean,
 )
-from cliptools.arguments import require_number, require_one_of
 from cliptools.console import count_of, summarise
 from cliptools.errors import ModelError, UsageError
-from cliptools.front.edit_means import MeanImages, bundle_means, open_mean_images, pooled_means, record_of, token_means
+from cliptools.front.edit_means import bundle_means, open_mean_images, pooled_means, record_of, token_means
+from cliptools.front.edit_request import HEAD, EditRequest
 from cliptools.front.edit_units import (
     ChosenUnits,
     Line,
@@ -43,75 +42,21 @@ from cliptools.front.edit_units import (
 )
 from cliptools.front.edited import EXPLANATION, Edited
 from cliptools.front.unit_records import unit_keys
-from cliptools.front.vocabulary import Vocabulary
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import Header, model_difference, recorded_model
 from cliptools.io.jsonl import rounded
 from cliptools.models.architecture import tensors_sha256
 from cliptools.models.checkpoints.edited import KIND, open_clip_settings, stored
-from cliptools.models.load import DTYPE, LoadedModel, Precision, load_recorded_model
+from cliptools.models.load import DTYPE, LoadedModel, load_recorded_model
 from cliptools.models.origin import find_origin
-from cliptools.models.text_encoder import check_template_options, recorded_templates
+from cliptools.models.text_encoder import recorded_templates
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import ClassToken
 from cliptools.unit_effects.factored import unit_blocks_of
 from cliptools.unit_effects.select import pools_by_attention
 
 TOOL = "clip-edit"
-HEAD = {"neurons": 80, "pairs": 400, "heads": 8}
-"""Number of units by score without --head."""
-HOW = ("null", "zero")
 NOTHING = 1e-6  # share of |w| removed up to which a null edit changes nothing but rounding
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditRequest:
-    """Arguments of `edit`, which describes them."""
-
-    sees: Sequence[str] = ()
-    writes: Sequence[str] = ()
-    how: str | None = None
-    head: int | None = None
-    by: str | None = None
-    layers: Sequence[int] | None = None
-    texts: Vocabulary = None
-    templates: Sequence[str] = ()
-    precision: Precision = "fp32"
-    approximate: bool = False
-    mask: bool = False
-    """Units are put at their means at every token, by a mask of hooks."""
-    means: MeanImages = field(default_factory=MeanImages)
-    model: LoadedModel | None = None
-    device: str = "auto"
-    cache: bool = True
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments for the history of the file."""
-
-    @property
-    def scored(self) -> bool:
-        """True if the units of a bundle are chosen by what they see and write."""
-        return bool(self.sees or (self.writes and self.head))
-
-    def check(self) -> None:
-        """Reject invalid arguments before any input is read.
-
-        Raises:
-            UsageError: an argument is invalid, or --sees is given without --writes.
-        """
-        require_one_of("how", self.how, HOW)
-        require_one_of("by", self.by, BY)
-        require_one_of("precision", self.precision, ("fp32", "bf16", "fp16"))
-        require_number("head", self.head, 1)
-        for name in ("limit", "sample"):
-            require_number(name, getattr(self.means, name), 1)
-        for option, texts in (("--sees", self.sees), ("--writes", self.writes)):
-            if not all(texts):
-                raise UsageError(f"{option}: found an empty text; expected a thing or a class, as in {option} cat")
-        if self.sees and not self.writes:
-            raise UsageError("--sees (the cue) needs --writes (the class that the units shall no longer write)")
-        if self.by is not None and not self.sees:
-            raise UsageError("--by needs --sees: it scores units by what they see")
-        check_template_options(self.templates)
 
 
 def edited_model(bundle: Bundle | None, lines: Sequence[Line] | None, request: EditRequest) -> Edited:

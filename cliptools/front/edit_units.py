@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.analysis.cue_units import cue_scores, write_scores
+from cliptools.analysis.seen import cue_scores, write_scores
 from cliptools.devices import to_float64
 from cliptools.errors import StreamError, UsageError
 from cliptools.front.bundles import require_neurons
@@ -175,7 +175,7 @@ def units_by_score(
     Args:
         s: Embeddings of the cues, less the mean of the vocabulary. Without one, units are scored by what they write.
         t: Embeddings of the classes, likewise.
-        by: One of analysis.cue_units.BY.
+        by: One of analysis.seen.SCORES.
 
     Raises:
         StreamError: the bundle has no read directions.

@@ -23,7 +23,8 @@ from cliptools.analysis.token_means import Mask
 from cliptools.console import count_of, summarise
 from cliptools.errors import CliptoolsError, StreamError, UsageError
 from cliptools.front.edit_means import open_mean_images, record_of, token_means
-from cliptools.front.edit_model import TOOL, EditRequest, editor_of
+from cliptools.front.edit_model import TOOL, editor_of
+from cliptools.front.edit_request import EditRequest
 from cliptools.front.edit_units import Line
 from cliptools.io.bundle import Bundle, check_finite
 from cliptools.io.files import whole_file

@@ -15,7 +15,8 @@ from cliptools.cli.surroundings import refuse_idle
 from cliptools.errors import UsageError
 from cliptools.front.edit_choose import LOSS, ChoiceRequest, choose_units
 from cliptools.front.edit_means import MeanImages
-from cliptools.front.edit_model import EditRequest, edited_model
+from cliptools.front.edit_model import edited_model
+from cliptools.front.edit_request import EditRequest
 from cliptools.front.edit_units import Line, distinct_texts
 from cliptools.front.edited import check_name, edit_table, refuse_own_files
 from cliptools.front.images import Reading
