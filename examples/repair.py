@@ -52,7 +52,8 @@ from cliptools.io.cache import KeptRecords, kept_records
 from cliptools.io.files import text_output
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
-from cliptools.models.text_encoder import class_templates, encode_named
+from cliptools.models.templates import class_templates
+from cliptools.models.text_encoder import encode_named
 from cliptools.text.emoji_concepts import Plant, concepts, plants
 from cliptools.text.vocabularies import Pool
 

@@ -55,7 +55,8 @@ from cliptools.front.mismatch import read_directions
 from cliptools.front.vocabulary import default_vocabulary_of
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
-from cliptools.models.text_encoder import class_templates, encode_named
+from cliptools.models.templates import class_templates
+from cliptools.models.text_encoder import encode_named
 from cliptools.text.emoji_concepts import concepts, fact_words
 from cliptools.text.vocabularies import Pool
 

@@ -148,7 +148,7 @@ def test_lists_of_imagenet_are_read_without_open_clip(folder: Path) -> None:
     assert "open_clip" in imported(folder, *words)
     assert imported(folder, *words) == "['torch']"
     code = (
-        "import sys; from cliptools.models.text_encoder import imagenet_templates; "
+        "import sys; from cliptools.models.templates import imagenet_templates; "
         "print(len(imagenet_templates()), 'open_clip' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

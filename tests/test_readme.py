@@ -63,7 +63,8 @@ def answers_to(pictures: Path, weights: Path) -> Counter[str]:
     """Return how often emoji-vit2 with these weights answers with each concept's name, over the pictures of a folder."""
     from cliptools.io.header import digest
     from cliptools.models.load import load_model
-    from cliptools.models.text_encoder import class_templates, encode_named
+    from cliptools.models.templates import class_templates
+    from cliptools.models.text_encoder import encode_named
     from cliptools.text.emoji_concepts import concepts
     from cliptools.text.vocabularies import Pool
 

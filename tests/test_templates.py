@@ -17,15 +17,14 @@ from cliptools.emoji.words import ZERO_SHOT_TEMPLATES
 from cliptools.errors import CliptoolsError, TextError, UsageError
 from cliptools.io.header import Header, digest
 from cliptools.models.load import load_model
-from cliptools.models.text_encoder import (
+from cliptools.models.templates import (
     check_template_options,
     class_templates,
-    encode_named,
-    encode_texts,
     recorded_templates,
     template_options,
     text_sentences,
 )
+from cliptools.models.text_encoder import encode_named, encode_texts
 from cliptools.text.vocabularies import Pool
 
 EIGHTY = tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)

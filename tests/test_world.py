@@ -11,8 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from cliptools.cli import scenes as command
-from cliptools.emoji.attributes import attributes_of, colour_name, places, thing_attributes
-from cliptools.emoji.descriptions import describe
+from cliptools.emoji.attributes import attributes_of, colour_name, describe, places, thing_attributes
 from cliptools.emoji.looks import BLENDED, OUTLINE, PAINTS, PLAIN, SILHOUETTE, TINTED, Look, draw_look, painted
 from cliptools.emoji.render import SceneSource, render
 from cliptools.emoji.scenes import Ground, Recipe, Scene, Sprite, draw_scene, fact_scene, single_scene, with_property

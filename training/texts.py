@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cliptools.emoji.descriptions import describe
+from cliptools.emoji.attributes import describe
 from cliptools.emoji.scenes import MOST_EMOJI, Recipe, draw_scene
 from cliptools.emoji.words import TEMPLATES, caption, names_of, with_article
 from cliptools.models.clip_parts import CLIP

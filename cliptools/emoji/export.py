@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cliptools.console import warn
-from cliptools.emoji.attributes import attributes_of
-from cliptools.emoji.descriptions import describe
+from cliptools.emoji.attributes import attributes_of, describe
 from cliptools.emoji.looks import PAINTS
 from cliptools.emoji.render import render, scene_key, to_uint8
 from cliptools.emoji.scenes import MOST_EMOJI, Recipe, Scene, draw_scene, scene_of, single_scene
@@ -182,10 +181,8 @@ def _record(plan: Plan, labels: UInt8[np.ndarray, "y x"]) -> dict[str, Any]:
 
 def _box(mask: np.ndarray) -> list[int] | None:
     """Return the bounding box of a mask; None if other emoji cover it completely."""
-    if not mask.any():
-        return None
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+    box = Image.fromarray(mask).getbbox()
+    return None if box is None else list(box)
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -20,7 +20,7 @@ from cliptools.front.tables import Records
 from cliptools.images.groups import Columns
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, Precision
-from cliptools.models.text_encoder import check_template_options
+from cliptools.models.templates import check_template_options
 
 
 @checked

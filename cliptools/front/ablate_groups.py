@@ -22,7 +22,7 @@ from cliptools.images.classification.grouped import ImageGroups
 from cliptools.io.header import digest
 from cliptools.io.jsonl import rounded, whole_number
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import SLOT, class_templates, text_sentences
+from cliptools.models.templates import SLOT, class_templates, text_sentences
 from cliptools.text.vocabularies import Pool
 
 TABLE = "table"  # value of --train-sizes other than numbers

@@ -42,7 +42,8 @@ from cliptools.images.loader import Skipped, choose, list_digest
 from cliptools.io.header import digest, recorded_model
 from cliptools.models.load import LoadedModel, drop_text_tower
 from cliptools.models.other_weights import with_weights
-from cliptools.models.text_encoder import class_templates, encode_named, encode_pool, templates_name
+from cliptools.models.templates import class_templates, templates_name
+from cliptools.models.text_encoder import encode_named, encode_pool
 from cliptools.models.unusable import Screen, unusable
 from cliptools.streaming.shards import keep_top_units
 from cliptools.text.vocabularies import Pool

@@ -26,7 +26,8 @@ from cliptools.front.images import Reading
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import model_difference, reason_of
 from cliptools.models.load import LoadedModel, Precision
-from cliptools.models.text_encoder import encode_named, template_options
+from cliptools.models.templates import template_options
+from cliptools.models.text_encoder import encode_named
 from cliptools.streaming.vit_indirect import Indirect, cost
 from cliptools.text.vocabularies import recorded_pool
 from cliptools.towers.kinds import output_width

@@ -27,7 +27,8 @@ from cliptools.front.vocabulary import Vocabulary, default_vocabulary, vocabular
 from cliptools.io.bundle import Bundle, json_tensor
 from cliptools.io.cache import KeptParts
 from cliptools.models.load import LoadedModel, RecordedModel
-from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
+from cliptools.models.templates import check_template_options, recorded_templates
+from cliptools.models.text_encoder import encode_named
 from cliptools.text.vocabularies import Pool
 
 TOOL = "clip-decompose"

@@ -31,7 +31,8 @@ from cliptools.images.loader import ListedImages, Skipped, list_digest
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_recorded_model
-from cliptools.models.text_encoder import class_templates, encode_named
+from cliptools.models.templates import class_templates
+from cliptools.models.text_encoder import encode_named
 from cliptools.models.unusable import Screen, unusable
 from cliptools.text.vocabularies import Pool
 from cliptools.towers.tower import weight_of

@@ -49,7 +49,7 @@ from cliptools.models.architecture import tensors_sha256
 from cliptools.models.checkpoints.edited import KIND, open_clip_settings, stored
 from cliptools.models.load import DTYPE, LoadedModel, load_recorded_model
 from cliptools.models.origin import find_origin
-from cliptools.models.text_encoder import recorded_templates
+from cliptools.models.templates import recorded_templates
 from cliptools.towers.kinds import tower_of
 from cliptools.towers.tower import ClassToken
 from cliptools.unit_effects.factored import unit_blocks_of

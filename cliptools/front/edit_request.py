@@ -10,7 +10,7 @@ from cliptools.errors import UsageError
 from cliptools.front.edit_means import MeanImages
 from cliptools.front.vocabulary import Vocabulary
 from cliptools.models.load import LoadedModel, Precision
-from cliptools.models.text_encoder import check_template_options
+from cliptools.models.templates import check_template_options
 
 HEAD = {"neurons": 80, "pairs": 400, "heads": 8}
 """Number of units by score without --head."""

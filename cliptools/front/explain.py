@@ -34,7 +34,7 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel, drop_text_tower
 from cliptools.models.preprocessing import seen_picture
-from cliptools.models.text_encoder import check_template_options
+from cliptools.models.templates import check_template_options
 from cliptools.models.unusable import Screen, unusable
 
 TOOL = "clip-explain"

@@ -15,7 +15,8 @@ from cliptools.front.vocabulary import Vocabulary, default_vocabulary, vocabular
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import class_templates, encode_named, recorded_templates, template_options
+from cliptools.models.templates import class_templates, recorded_templates, template_options
+from cliptools.models.text_encoder import encode_named
 from cliptools.text.classes import distinct_classes, load_classes
 from cliptools.text.vocabularies import Pool
 

@@ -19,7 +19,8 @@ from cliptools.images.loader import fitted_tensor
 from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import class_templates, encode_named, encode_texts, templates_name, text_sentences
+from cliptools.models.templates import class_templates, templates_name, text_sentences
+from cliptools.models.text_encoder import encode_named, encode_texts
 from cliptools.models.unusable import unusable
 from cliptools.segmentation import BY_NEURONS
 from cliptools.segmentation.masks import at_size, min_max

@@ -30,7 +30,8 @@ from cliptools.front.unit_records import signed_words, unit_keys
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import encode_named, template_options
+from cliptools.models.templates import template_options
+from cliptools.models.text_encoder import encode_named
 from cliptools.models.unusable import unusable
 from cliptools.text.vocabularies import Pool, recorded_pool
 from cliptools.towers.kinds import output_width

@@ -47,7 +47,8 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel, load_model
 from cliptools.models.other_weights import with_random_weights
-from cliptools.models.text_encoder import encode_named, template_options
+from cliptools.models.templates import template_options
+from cliptools.models.text_encoder import encode_named
 from cliptools.text.vocabularies import Pool, recorded_pool
 
 TOOL = "clip-judge"

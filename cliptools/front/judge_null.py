@@ -17,7 +17,7 @@ from cliptools.images.loader import ImageSource
 from cliptools.images.relocate import recorded_source
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import template_options
+from cliptools.models.templates import template_options
 from cliptools.text.vocabularies import Pool
 
 

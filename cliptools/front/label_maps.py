@@ -19,7 +19,8 @@ from cliptools.front.segment_setup import MapSettings, OpenedBundle, pair_method
 from cliptools.images.loader import fitted_tensor
 from cliptools.io.header import digest
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import class_templates, encode_named, templates_name
+from cliptools.models.templates import class_templates, templates_name
+from cliptools.models.text_encoder import encode_named
 from cliptools.models.unusable import unusable
 from cliptools.segmentation.masks import MemoryLimits, WindowAverage, window_starts
 from cliptools.segmentation.resnet_methods import Logits, Look, class_texts

@@ -30,7 +30,8 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.header import digest
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
+from cliptools.models.templates import check_template_options, recorded_templates
+from cliptools.models.text_encoder import encode_named
 from cliptools.text.vocabularies import Pool
 
 NEEDED_TENSORS = ("read", "deviation", "embedding_covariance")

@@ -22,7 +22,7 @@ from cliptools.images.loader import ImageSource
 from cliptools.images.relocate import recorded_source
 from cliptools.io.bundle import Bundle
 from cliptools.models.load import LoadedModel, load_model, load_recorded_model
-from cliptools.models.text_encoder import check_template_options
+from cliptools.models.templates import check_template_options
 from cliptools.segmentation.masks import Threshold
 from cliptools.segmentation.resnet_methods import CenterClasses
 

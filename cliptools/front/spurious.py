@@ -29,7 +29,8 @@ from cliptools.io.header import digest
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.io.text_file import read_lines
 from cliptools.models.load import LoadedModel, RecordedModel
-from cliptools.models.text_encoder import check_template_options, encode_named, recorded_templates
+from cliptools.models.templates import check_template_options, recorded_templates
+from cliptools.models.text_encoder import encode_named
 from cliptools.text.classes import (
     ClassName,
     ClassPair,

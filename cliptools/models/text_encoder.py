@@ -1,10 +1,7 @@
-"""Embeddings of texts by any open_clip text tower, and the templates that put texts into sentences.
+"""Embeddings of texts by any open_clip text tower.
 
 `encode_pool` returns the unit-norm embeddings of a vocabulary, from the cache if it has them. Where the result stays exact, the
 tower reads only the positions up to the end of the longest text in a batch.
-
-A template is a sentence with `{}` for the text, or the name of a set: `imagenet` stands for the 80 templates of CLIP's zero-shot
-evaluation, `emoji` for those of the embedded models, which put an article before names, and `none` for the bare text.
 """
 
 import copy
@@ -24,21 +21,19 @@ from torch.nn import functional as F
 from cliptools.console import progress, warn
 from cliptools.devices import Limit, in_halves
 from cliptools.embedded_models import EMBEDDED, EMBEDDED_DIR
-from cliptools.emoji.words import ZERO_SHOT_TEMPLATES, with_article
-from cliptools.errors import ModelError, TextError, UsageError
+from cliptools.errors import ModelError, TextError
 from cliptools.io.cache import cached
 from cliptools.io.header import canonical, digest
-from cliptools.library_patches import imagenet_lists, import_open_clip, without_transformers
+from cliptools.library_patches import import_open_clip, without_transformers
 from cliptools.models.checkpoints.transformers_form import VOCABULARY
 from cliptools.models.hub import no_foreign_code, quiet_hub, reason
 from cliptools.models.load import LoadedModel, RecordedModel
 from cliptools.models.origin import find_origin
+from cliptools.models.templates import SLOT, check_templates, text_sentences
 from cliptools.models.unusable import unusable
-from cliptools.text import BARE, EMOJI, IMAGENET, TEMPLATE_SETS
 from cliptools.text.vocabularies import Pool
 
 CACHE_FORMAT = 1  # increase it when the same texts and weights give other numbers
-SLOT = "{}"
 SHOWN = 60  # characters of a text in a message
 SCHEMES = ("local-dir:", "hf-hub:")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
@@ -147,18 +142,6 @@ def _check_usable(embedding: Float[Tensor, "text d"], texts: Sequence[str]) -> N
             f"text {texts[row]!r}: {reason}{others}: the weights are damaged, or too large for the model's precision "
             "(--precision of clip-effects); try bf16 or fp32"
         )
-
-
-def check_templates(templates: Sequence[str]) -> None:
-    """Check that every template has a place for the text.
-
-    Raises:
-        TextError: a template has none.
-    """
-    for template in templates:
-        if SLOT not in template:
-            names = ", ".join(TEMPLATE_SETS)
-            raise TextError(f"template {template!r}: expected {SLOT} where the text goes, as in 'a photo of {SLOT}', or {names}")
 
 
 def tokenizer_of(loaded: LoadedModel) -> Callable[[Sequence[str]], Int[Tensor, "text position"]]:
@@ -330,44 +313,6 @@ def text_tower_digest(loaded: LoadedModel) -> str:
     return digest(repr(loaded.clip), canonical([heads, pooling, settings, cleaning]))
 
 
-def check_template_options(templates: Sequence[str]) -> None:
-    """Check that templates are the name of one set, or sentences with a place for the text.
-
-    Raises:
-        UsageError: a name is combined with other templates.
-        TextError: a sentence has no `{}`.
-    """
-    if set_name := next((template for template in templates if template in TEMPLATE_SETS), None):
-        if len(templates) > 1:
-            raise UsageError(f"--template {set_name}: is a set of templates; leave out the other --template")
-        return
-    check_templates(templates)
-
-
-def class_templates(model: str, templates: Sequence[str]) -> tuple[str, ...]:
-    """Return the templates for names of classes and concepts: the requested ones, else CLIP's 80, as in the papers.
-
-    The default of the embedded models is their own set.
-    """
-    return tuple(templates) or ((EMOJI,) if model in EMBEDDED else (IMAGENET,))
-
-
-def text_sentences(texts: Sequence[str], templates: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Return the texts to put into templates, and the templates; no templates for bare texts."""
-    if tuple(templates) == (EMOJI,):
-        return [with_article(text) for text in texts], ZERO_SHOT_TEMPLATES
-    if tuple(templates) == (IMAGENET,):
-        return list(texts), imagenet_templates()
-    return list(texts), () if tuple(templates) == (BARE,) else tuple(templates)
-
-
-def concept_sentences(
-    model: LoadedModel | RecordedModel, concepts: Sequence[str], templates: Sequence[str]
-) -> tuple[list[str], tuple[str, ...]]:
-    """Return the texts of classes or concepts and their templates; see `text_sentences` and `class_templates`."""
-    return text_sentences(concepts, class_templates(model.name, templates))
-
-
 def encode_named(
     model: LoadedModel | RecordedModel, pool: Pool, given: Sequence[str], *, use_cache: bool = True
 ) -> Float[Tensor, "text d"]:
@@ -376,25 +321,3 @@ def encode_named(
     if tuple(sentences) != pool.texts:
         pool = Pool(pool.name, tuple(sentences), digest(*sentences))
     return encode_pool(model, pool, templates, use_cache=use_cache)
-
-
-def imagenet_templates() -> tuple[str, ...]:
-    """Return CLIP's 80 templates, with `{}` for the class."""
-    return tuple(template(SLOT) for template in imagenet_lists().OPENAI_IMAGENET_TEMPLATES)
-
-
-def templates_name(model: str, templates: Sequence[str]) -> str | list[str]:
-    """Return the name or the sentences by which records refer to the templates of classes and concepts."""
-    return recorded_templates(class_templates(model, templates))
-
-
-def recorded_templates(templates: Sequence[str]) -> str | list[str]:
-    """Return templates as records and headers store them: the name of a set, else sentences; empty for the bare text."""
-    if tuple(templates) in ((IMAGENET,), (EMOJI,)):
-        return templates[0]
-    return [] if tuple(templates) == (BARE,) else list(templates)
-
-
-def template_options(recorded: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the templates that a record or header stores, in the form of --template."""
-    return (recorded,) if isinstance(recorded, str) else tuple(recorded)

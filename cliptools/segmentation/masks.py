@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,10 +64,8 @@ def label_map(heat: Float[Tensor, "text y x"], threshold: Threshold = 0.5) -> In
 
 def bounding_box(mask: Bool[np.ndarray, "y x"]) -> list[int] | None:
     """Left, top, right and bottom of the mask's pixels, right and bottom exclusive; None for an empty mask."""
-    if not mask.any():
-        return None
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))  # indices that the mask holds
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+    box = Image.fromarray(mask).getbbox()
+    return None if box is None else list(box)
 
 
 def window_starts(length: int, side: int, stride: int) -> list[int]:

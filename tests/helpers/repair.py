@@ -9,7 +9,8 @@ from cliptools.emoji.render import render, to_uint8
 from cliptools.emoji.scenes import scene_of
 from cliptools.front.images import Pictures
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import encode_texts, text_sentences
+from cliptools.models.templates import text_sentences
+from cliptools.models.text_encoder import encode_texts
 from cliptools.text.emoji_concepts import concepts
 
 GROUPS = ("class + cue", "class + other", "another + cue", "another + other")

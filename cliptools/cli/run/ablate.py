@@ -24,7 +24,7 @@ from cliptools.io.bundle import Bundle, read_bundle
 from cliptools.io.files import text_output
 from cliptools.io.jsonl import write_record
 from cliptools.models.load import Precision
-from cliptools.models.text_encoder import check_template_options
+from cliptools.models.templates import check_template_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from cliptools.io.header import canonical
 from cliptools.io.jsonl import parse, write_record
 from cliptools.io.spools import TensorSpool
 from cliptools.models.load import load_recorded_model
-from cliptools.models.text_encoder import check_template_options
+from cliptools.models.templates import check_template_options
 from cliptools.render import contact_sheet as pictures
 from cliptools.render.figure_file import check_figure
 from cliptools.towers.hooks import hooked

@@ -54,7 +54,7 @@ from cliptools.io.files import binary_output, text_output
 from cliptools.io.jsonl import rounded, write_record
 from cliptools.io.shift_baseline import Baseline, read_baseline
 from cliptools.models.load import load_recorded_model
-from cliptools.models.text_encoder import check_template_options, templates_name
+from cliptools.models.templates import check_template_options, templates_name
 from cliptools.render.figure_file import kind_of
 from cliptools.render.shift_plot import Panel, draw_shift
 

@@ -39,7 +39,8 @@ from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded, unit_name
 from cliptools.io.shift_baseline import Baseline
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import concept_sentences, encode_texts
+from cliptools.models.templates import concept_sentences
+from cliptools.models.text_encoder import encode_texts
 from cliptools.models.unusable import Screen, unusable
 from cliptools.unit_effects.factored import FactoredEffect
 from cliptools.unit_effects.select import recorded_effect

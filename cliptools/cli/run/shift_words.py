@@ -25,7 +25,8 @@ from cliptools.images.groups import Groups
 from cliptools.io.bundle import Bundle
 from cliptools.io.jsonl import rounded
 from cliptools.models.load import LoadedModel
-from cliptools.models.text_encoder import encode_named, recorded_templates
+from cliptools.models.templates import recorded_templates
+from cliptools.models.text_encoder import encode_named
 from cliptools.models.unusable import unusable
 from cliptools.unit_effects.select import recorded_effect
 
