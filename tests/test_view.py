@@ -8,7 +8,7 @@ import pytest
 from conftest import Run
 from helpers.bundle import read, small_bundle
 
-from cliptools.analysis.selection import by_comparison, by_units, by_word
+from cliptools.analysis.selection import by_comparison, by_units, by_word, rows_named
 from cliptools.errors import UsageError
 from cliptools.front.unit_records import order_units, unit_records
 
@@ -100,3 +100,4 @@ def test_comparisons_and_units() -> None:
     assert by_comparison(values, ">=.5", "--x").tolist() == [False, True, True]
     assert by_comparison(values, "< 1e-1", "--x").tolist() == [False, False, False]
     assert by_units(small_bundle(), "6:1").tolist() == [False, True, False]
+    assert rows_named(small_bundle(), "6:1,6:0,6:1").tolist() == [1, 0]  # one that is named twice counts once

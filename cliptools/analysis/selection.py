@@ -43,15 +43,17 @@ def by_units(bundle: Bundle, units: str) -> np.ndarray:
     return mask
 
 
-def rows_named(bundle: Bundle, units: str, order: np.ndarray | None = None) -> np.ndarray:
-    """Row numbers of these units, in the order of `units`.
+def rows_named(bundle: Bundle, units: str, order: np.ndarray | None = None, head: int | None = None) -> np.ndarray:
+    """Row numbers of these units, in the order of `units`; a unit that is named twice counts once, at its first place.
 
     Args:
         order: All rows, in the order that units of the same name get (4:624 names the neuron's pairs with all heads)
             [default: the order of the bundle].
+        head: Number of units of each name, the first ones [default: all].
     """
     order = np.arange(bundle.units) if order is None else order
-    return np.concatenate([order[by_units(bundle, part)[order]] for part in units.split(",")])
+    rows = np.concatenate([order[by_units(bundle, part)[order]][:head] for part in units.split(",")])
+    return np.array(list(dict.fromkeys(rows.tolist())), np.int64)
 
 
 def by_comparison(values: np.ndarray, condition: str, option: str) -> np.ndarray:

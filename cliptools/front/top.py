@@ -185,7 +185,7 @@ def first_rows(bundle: Bundle, order: Int[np.ndarray, " _"], request: TopRequest
     """Return the first rows of the order; with `units`, those of each name, in the order of the names."""
     if request.units is None:
         return order[: request.head or HEAD]
-    return np.concatenate([rows_named(bundle, name, order)[: request.head] for name in request.units.split(",")])
+    return rows_named(bundle, request.units, order, request.head)
 
 
 def _with_neurons(tops: Sequence[Top], neurons: Bundle, images: TopImages) -> list[Top]:
