@@ -2,7 +2,7 @@
 #
 # The study tests whether the words of active neurons name the objects of a scene. It uses 1,000 scenes of two or three emoji that are
 # neither in the training nor in the bundle, and measures the recall of their names (or synonyms) among ten words, with a 95 %
-# bootstrap interval over scenes. clip-effects measures the neurons of emoji-vit2 on 5,000 other scenes, the number of images in the paper.
+# interval over scenes. clip-effects measures the neurons of emoji-vit2 on 5,000 other scenes, the number of images in the paper.
 SHELL := /bin/bash -e -o pipefail
 BIN    ?= ../bin
 PYTHON ?= $(firstword $(wildcard ../.venv/bin/python) python3)

@@ -147,12 +147,41 @@ def test_recall_and_its_interval() -> None:
     assert math.isclose(found.low, low, abs_tol=0.004) and math.isclose(found.high, high, abs_tol=0.004)
     tied = recall((3 * one).tolist(), [3] * 1500)  # three names that are always found together tell no more than one
     assert math.isclose(tied.high - tied.low, found.high - found.low, rel_tol=0.05)
-    uneven = recall([1, 0, 2], [1, 3, 2])
-    assert uneven.value == 0.5 and uneven.low == 0 and uneven.high == 1
-    for hit in (0, 1):  # equal images do not vary in any draw
-        few = recall([hit] * 5, [1] * 5)
-        assert few.value == hit and (few.low, few.high) == Share(5 * hit, 5).interval()
+    uneven = recall([1, 0, 2], [1, 3, 2])  # two images more find two of two names, two find none: 7 of 14
+    assert uneven.value == 0.5
+    half = 1.959964 * math.sqrt(sum((h - n / 2) ** 2 for h, n in ((1, 1), (0, 3), (2, 2), (2, 2), (2, 2), (0, 2), (0, 2)))) / 14
+    assert (uneven.low, uneven.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-9)
+    for hit in (0, 1):  # equal images
+        few, middle = recall([hit] * 5, [1] * 5), (5 * hit + 2) / 9
+        half = 1.959964 * math.sqrt(middle * (1 - middle) / 9)  # Agresti and Coull
+        assert few.value == hit
+        assert (few.low, few.high) == pytest.approx((max(0, middle - half), min(1, middle + half)), abs=1e-9)
     assert recall([1, 0, 0, 0], [1, 0, 0, 0]) == recall([1], [1])  # images without names tell nothing
+
+
+def test_the_interval_of_a_recall_is_that_of_the_bootstrap() -> None:
+    """Over 1,000 images of one to three names, some of which are all found."""
+    random = np.random.default_rng(1)
+    names = random.integers(1, 4, 1000)
+    hits = random.binomial(names, np.where(random.random(1000) < 0.3, 1, 0.55))
+    found = recall(hits.tolist(), names.tolist())
+    draws = [hits[rows].sum() / names[rows].sum() for rows in random.integers(0, 1000, (4000, 1000))]
+    assert (found.low, found.high) == pytest.approx(np.percentile(draws, (2.5, 97.5)), abs=0.003)
+
+
+@pytest.mark.parametrize("images", [2, 5, 20])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.97])
+def test_the_interval_of_a_recall_contains_the_truth(images: int, share: float) -> None:
+    random = np.random.default_rng(2)
+    contained = 0
+    for _ in range(400):
+        names = random.integers(1, 4, images)
+        together = random.random(images) < share  # half of the images find all of their names or none
+        hits = np.where(random.random(images) < 0.5, names * together, random.binomial(names, share))
+        found = recall(hits.tolist(), names.tolist())
+        assert found.low <= found.value <= found.high
+        contained += found.low <= share <= found.high
+    assert contained >= 352
 
 
 def test_truth_by_the_end_of_an_images_name(tmp_path: Path) -> None:
