@@ -168,11 +168,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("front/edit_choose.py", "refuse_common"): ("tests/test_repair.py: stands in --choose and in --test",),
     ("front/edit_means.py", "open_mean_images"): ("tests/test_edit.py: name the images as PATH",),
-    ("front/edit_model.py", "EditRequest.check"): (
-        "tests/test_edit.py: found an empty text",
-        "tests/test_edit.py: needs --writes",
-        "tests/test_edit.py: --by needs --sees",
-    ),
     ("front/edit_model.py", "Editor.__init__"): (
         "tests/test_edit.py: --how null of neurons takes none",
         "tests/test_edit.py: --how null is for",
@@ -183,6 +178,11 @@ ELSEWHERE: dict[tuple[str, str], tuple[str, ...]] = {
     ("front/edit_model.py", "Editor.edited"): ("tests/test_edit.py: every weight of these units",),
     ("front/edit_model.py", "_model"): ("tests/test_edit.py: not the one of the units", "tests/test_edit.py: not whole in fp32"),
     ("front/edit_model.py", "editor_of"): ("tests/test_edit.py: lines name their units already",),
+    ("front/edit_request.py", "EditRequest.check"): (
+        "tests/test_edit.py: found an empty text",
+        "tests/test_edit.py: needs --writes",
+        "tests/test_edit.py: --by needs --sees",
+    ),
     ("front/edit_units.py", "_model"): (
         "tests/test_edit.py: expected a record with units and their `model`",
         "tests/test_edit.py: should hold objects",
