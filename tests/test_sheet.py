@@ -152,6 +152,8 @@ def test_columns_below_a_row_with_seen_words_say_what_they_are() -> None:
     words = [(f"word{n}", 0.9 - n / 10) for n in range(6)]
     neuron = SheetRow("6:1", "", words, [image], seen=[("cat", 0.5)], seen_title="sees")
     pair = SheetRow("6:1.0", "", words, [image], inner=True)
+    few = lay_out("a", "b", [neuron, SheetRow("6:1.1", "", words[:2], [image], inner=True)], Lettering())
+    assert [text.text for text in few.texts if text.text in ("writes", "sees")] == ["writes", "sees", "writes"]
     for rows, heads in (([neuron, pair], ["writes", "sees", "writes", "writes"]), ([pair], [])):
         sheet = lay_out("a", "b", rows, Lettering())
         told = [text.text for text in sheet.texts]

@@ -218,6 +218,8 @@ def _place_text(texts: list[SheetText], row: SheetRow, y: int, lettering: Letter
         return
     second = (row.seen_title, row.seen) if row.seen else ("writes", row.words[lines - 1 :])
     for x, title, words in ((MARGIN, "writes", row.words), (MARGIN + column, *second)):
+        if not words:
+            continue
         head = lettering.shortened(title, "small", column - GAP)
         left = min(x + NUMBER_WIDTH, x + column - GAP - int(lettering.length(head, "small")))  # a long one begins further left
         texts.append(SheetText(left, y, head, FAINT, "small"))
