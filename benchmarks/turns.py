@@ -9,7 +9,8 @@ The weights are random, and the images are JPEG files. clip-effects runs as usua
 the model decodes and encodes a batch of the same files. Therefore variations of the machine's speed affect both sides equally,
 in contrast to the long runs of effects.py. A ratio is between sums over all batches except the first; quartiles are over single
 pairs of batches. Images that wait in the batch buffer after the last batch are processed, and count. The cost before the first
-image, and of the results after the last one, is not included: effects.py measures it. The ratio of processor time of the process
+image, and of the results after the last one, is not included: effects.py measures it. Nor is that of a second look, for which
+`read again` images are read once more. The ratio of processor time of the process
 is given beside that of elapsed time; other work on the machine disturbs it less. `GB above` is the peak memory less the memory
 in use before the first Gram matrix, with both copies of the model. Any name of open_clip's is a model.
 """
@@ -53,7 +54,7 @@ def work(options: argparse.Namespace) -> None:
     more += {"all layers": ["--layers", f"0-{LAST.get(model)}"], SECOND: ["--effect", "second"]}.get(options.settings[0], [])
     clip_effects(model, options.folder, options.counts, options.batch_sizes[0], *more)
     figures = {"passes": watch.passes, "GB before": watch.before} if watch.before else {}
-    say(plain=turns.plain, ours=turns.ours, waiting=turns.waiting, **figures)
+    say(plain=turns.plain, ours=turns.ours, waiting=turns.waiting, **{"read again": turns.read_again}, **figures)
 
 
 Seconds = tuple[float, float]
@@ -61,7 +62,10 @@ Seconds = tuple[float, float]
 
 
 class Turns:
-    """Measures the time of every batch of this process's next loop over images, and of the plain pass before each batch."""
+    """Measures the time of every batch of this process's next loop over images, and of the plain pass before each batch.
+
+    Later loops, of a second pass or look, are not part of the cost of a batch: their images are counted.
+    """
 
     def __init__(self, loaded: Any, device: str) -> None:
         from cliptools.images import loader
@@ -70,6 +74,8 @@ class Turns:
         self.plain, self.ours = list[Seconds](), list[Seconds]()
         self.waiting: Seconds = 0.0, 0.0
         """Time for the images that were in the batch buffer after the last batch."""
+        self.loops = self.read_again = 0
+        """Loops over images so far, and images of all loops but the first."""
         self._loaded, self._device, self._real = loaded, device, loader.load_batches
         settle = UnitStatistics.settle_all
         loader.load_batches = self._load
@@ -83,9 +89,12 @@ class Turns:
         UnitStatistics.settle_all = timed  # type: ignore[method-assign]
 
     def _load(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        from cliptools.images import loader
-
-        loader.load_batches = self._real  # a second pass is not part of the cost of a batch
+        self.loops += 1
+        if self.loops > 1:
+            for batch in self._real(*arguments, **options):
+                self.read_again += len(batch[0])
+                yield batch
+            return
         theirs, ours = (self._real(*arguments, **options) for _ in range(2))
         for _, pictures in self._timed(theirs):
             begin = self._now()
@@ -139,6 +148,7 @@ def line_of(process: Row, case: Row) -> Row:
         "plain cpu ms an image": round(1000 * plain_cpu / images, 2),
         "cpu ratio": round(our_cpu / plain_cpu, 3),
         "pairs of batches": len(pairs),
+        "read again": process["read again"],
         "peak GB": round(process["peak GB"], 2),
     }
     if "GB before" in process:

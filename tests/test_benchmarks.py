@@ -247,11 +247,12 @@ def test_the_ratio_of_judgements_is_of_sums(scripts: Any) -> None:
 
 def test_ratios_in_turns_are_of_all_batches_but_the_first(scripts: Any) -> None:
     plain, ours = [(9.0, 4.0), (1.0, 1.0), (3.0, 1.0)], [(99.0, 50.0), (1.0, 1.0), (3.1, 1.5)]
-    found = {"plain": plain, "ours": ours, "waiting": (0.5, 0.5), "peak GB": 4.0, "GB before": 1.5, "passes": 1}
+    found = {"plain": plain, "ours": ours, "waiting": (0.5, 0.5), "peak GB": 4.0, "GB before": 1.5, "passes": 1, "read again": 3}
     case = dict(zip(scripts.turns.SAME, ("ViT-B-32", "fp32", 8, "all layers", 24), strict=True))
     row = scripts.turns.line_of(found, case)
     assert row["ratio"] == 1.15 and row["plain ms an image"] == 250 and row["pairs of batches"] == 2
     assert row["cpu ratio"] == 1.5 and row["plain cpu ms an image"] == 125 and row["GB above"] == 2.5 and row["passes"] == 1
+    assert row["read again"] == 3
     goals = [
         scripts.turns.goal(row | {"batch": batch, "setting": of})
         for batch, of in ((8, "all layers"), (1, "all layers"), (1, "default"))
