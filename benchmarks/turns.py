@@ -10,9 +10,9 @@ the model decodes and encodes a batch of the same files. Therefore variations of
 in contrast to the long runs of effects.py. A ratio is between sums over all batches except the first; quartiles are over single
 pairs of batches. Images that wait in the batch buffer after the last batch are processed, and count. The cost before the first
 image, and of the results after the last one, is not included: effects.py measures it. Nor is that of a second look, for which
-`read again` images are read once more. The ratio of processor time of the process
-is given beside that of elapsed time; other work on the machine disturbs it less. `GB above` is the peak memory less the memory
-in use before the first Gram matrix, with both copies of the model. Any name of open_clip's is a model.
+`read again` images are read once more. The ratio of processor time of the process is given beside that of elapsed time; other
+work on the machine disturbs it less. `GB above` is the peak memory less the memory in use before the first Gram matrix, with both
+copies of the model. Any name of open_clip's is a model.
 """
 
 import argparse
@@ -74,8 +74,8 @@ class Turns:
         self.plain, self.ours = list[Seconds](), list[Seconds]()
         self.waiting: Seconds = 0.0, 0.0
         """Time for the images that were in the batch buffer after the last batch."""
-        self.loops = self.read_again = 0
-        """Loops over images so far, and images of all loops but the first."""
+        self.read_again = 0
+        """Images of all loops but the first."""
         self._loaded, self._device, self._real = loaded, device, loader.load_batches
         settle = UnitStatistics.settle_all
         loader.load_batches = self._load
@@ -89,8 +89,7 @@ class Turns:
         UnitStatistics.settle_all = timed  # type: ignore[method-assign]
 
     def _load(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        self.loops += 1
-        if self.loops > 1:
+        if self.plain:
             for batch in self._real(*arguments, **options):
                 self.read_again += len(batch[0])
                 yield batch

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from helpers import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -230,6 +231,22 @@ def test_batches_in_turns(tmp_path: Path) -> None:
     assert row["pairs of batches"] == 2 and row["goal"] is None and row["images"] == 24
     assert row["ratio"] == pytest.approx(row["ms an image"] / row["plain ms an image"], rel=0.01)
     assert row["quartiles"] == sorted(row["quartiles"]) and row["peak GB"] > 0.2
+
+
+def test_a_second_look_is_counted_and_not_timed(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a caller that has the patched function by name, as front/images.py has."""
+    from cliptools.images import loader
+    from cliptools.streaming.statistics import UnitStatistics
+
+    batches = [([0, 1], torch.zeros(2, 3)), ([2, 3, 4], torch.zeros(3, 3))]
+    monkeypatch.setattr(loader, "load_batches", lambda: iter(batches))
+    monkeypatch.setattr(UnitStatistics, "settle_all", UnitStatistics.settle_all)
+    clip = SimpleNamespace(encode_image=lambda pictures: pictures)
+    turns = scripts.turns.Turns(SimpleNamespace(clip=clip, device="cpu", precision="fp32"), "cpu")
+    by_name = loader.load_batches
+    for again in (0, 5, 10):
+        assert [numbers for numbers, _ in by_name()] == [[0, 1], [2, 3, 4]]
+        assert len(turns.plain) == len(turns.ours) == 2 and turns.read_again == again
 
 
 def test_judgements_in_turns(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What units see: the texts to which images are most similar when a unit acts, and units that see one text and write another.
+"""Texts that units see, to which images are most similar when a unit acts; and units that see a cue and write a class.
 
 With the unit embedding e(I) of an image, its covariance Sigma, the activity a_n(I) = <phi_n(I) - b_n, r_n> of a unit and its read
 direction q_n = cov(a_n, e) (streaming/embeddings.py), for every text t
